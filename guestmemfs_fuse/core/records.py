@@ -265,7 +265,7 @@ Record = (
     | Repaired
 )
 
-RECORD_TYPES: Final[tuple[type[Record], ...]] = Record.__args__  # type: ignore[attr-defined]
+RECORD_TYPES: Final[tuple[type[Record], ...]] = Record.__args__
 
 
 @dataclass(frozen=True, slots=True)
