@@ -1,0 +1,175 @@
+"""Mapped memory and file space: mmap, madvise, mbind, fallocate.
+
+Owns the numbers (include/uapi/asm-generic/mman-common.h, linux/falloc.h, linux/mempolicy.h) and a Mapping
+that is always unmapped. Called by the regions and probes; what is resident and huge is in `coverage`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import TracebackType
+
+from guestmemfs_fuse.linux import libc
+
+MADV_REMOVE = 9
+MADV_HUGEPAGE = 14
+MADV_POPULATE_READ = 22
+MADV_POPULATE_WRITE = 23
+MADV_COLLAPSE = 25
+MADV_HWPOISON = 100
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_COLLAPSE_RANGE = 0x08
+FALLOC_FL_ZERO_RANGE = 0x10
+FALLOC_FL_INSERT_RANGE = 0x20
+FALLOC_FL_UNSHARE_RANGE = 0x40
+
+MFD_CLOEXEC = 0x1
+MFD_ALLOW_SEALING = 0x2
+MFD_HUGETLB = 0x4
+MFD_NOEXEC_SEAL = 0x8
+
+MPOL_DEFAULT = 0
+MPOL_BIND = 2
+MPOL_MF_STRICT = 1
+MPOL_MF_MOVE = 2
+
+PROT_NONE = 0
+PROT_READ = 1
+PROT_WRITE = 2
+MAP_SHARED = 0x01
+MAP_PRIVATE = 0x02
+MAP_FIXED = 0x10
+MAP_ANONYMOUS = 0x20
+MAP_NORESERVE = 0x4000
+
+HUGETLBFS_MAGIC = 0x958458F6
+TMPFS_MAGIC = 0x01021994
+
+_PMD_BYTES = 2 << 20
+
+
+class Mapping:
+    """A mapping of a file in this process, aligned so that huge pages can be mapped as such.
+
+    Use it as a context manager: leaving it unmaps, whatever happened inside.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        length_bytes: int,
+        *,
+        prot: int = PROT_READ,
+        offset_bytes: int = 0,
+        flags: int = MAP_SHARED,
+    ) -> None:
+        """Map length_bytes of fd from offset_bytes. Raises OSError, ValueError when the length is 0."""
+        if length_bytes <= 0:
+            raise ValueError("cannot map nothing")
+        align = _page_alignment(fd)
+        self.length_bytes = length_bytes
+        self._span_bytes = -(-length_bytes // align) * align
+        # Reserve more than needed and place the file at an aligned spot inside, then give back the rest:
+        # whether the kernel aligns by itself depends on the filesystem and its settings.
+        reserved_bytes = self._span_bytes + align
+        reserved = libc.mmap(0, reserved_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        self.address = -(-reserved // align) * align
+        try:
+            libc.mmap(self.address, length_bytes, prot, flags | MAP_FIXED, fd, offset_bytes)
+        except OSError:
+            _unmap(reserved, reserved_bytes)
+            raise
+        _unmap(reserved, self.address - reserved)
+        end = self.address + self._span_bytes
+        _unmap(end, reserved + reserved_bytes - end)
+
+    def advise(self, advice: int, offset_bytes: int = 0, length_bytes: int | None = None) -> None:
+        """madvise(2) on a part of it (default: all). advice: MADV_*. Raises OSError."""
+        length = self.length_bytes - offset_bytes if length_bytes is None else length_bytes
+        madvise(self.address + offset_bytes, length, advice)
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Bytes of the mapping. Raises IndexError outside of it."""
+        self._check(offset_bytes, length_bytes)
+        return libc.read_memory(self.address + offset_bytes, length_bytes)
+
+    def write(self, offset_bytes: int, data: bytes) -> None:
+        """Store data; the mapping must be writable. Raises IndexError outside of it."""
+        self._check(offset_bytes, len(data))
+        libc.write_memory(self.address + offset_bytes, data)
+
+    def close(self) -> None:
+        """Unmap; doing it twice is harmless."""
+        if self._span_bytes:
+            _unmap(self.address, self._span_bytes)
+            self._span_bytes = 0
+            self.length_bytes = 0
+
+    def __enter__(self) -> Mapping:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, offset_bytes: int, length_bytes: int) -> None:
+        if offset_bytes < 0 or offset_bytes + length_bytes > self.length_bytes:
+            raise IndexError("outside of the mapping")
+
+
+def _page_alignment(fd: int) -> int:
+    """hugetlbfs demands its own page size; everything else is aligned to a PMD."""
+    return max(_PMD_BYTES, os.fstat(fd).st_blksize if filesystem_type(fd) == HUGETLBFS_MAGIC else 0)
+
+
+def _unmap(address: int, length_bytes: int) -> None:
+    if length_bytes:
+        libc.call("munmap", address, length_bytes)
+
+
+def madvise(address: int, length_bytes: int, advice: int) -> None:
+    """madvise(2) on this process's memory. Raises OSError (EINVAL: this kernel has no such advice)."""
+    libc.call("madvise", address, length_bytes, advice)
+
+
+def mbind(address: int, length_bytes: int, mode: int, nodes: Iterable[int], flags: int = 0) -> None:
+    """mbind(2): NUMA policy of a mapping (of the file's pages, for shared shmem). Raises OSError."""
+    mask = 0
+    for node in nodes:
+        mask |= 1 << node
+    length = max(8, (mask.bit_length() + 63) // 64 * 8)
+    # maxnode counts bits plus one: the kernel drops the last (get_nodes() in mm/mempolicy.c).
+    raw = bytearray(mask.to_bytes(length, "little"))
+    libc.syscall("mbind", address, length_bytes, mode, raw, length * 8 + 1, flags)
+
+
+def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
+    """fallocate(2) with FALLOC_FL_* modes; retried when a signal interrupts it, as PEP 475 would.
+
+    Raises OSError (ENOSPC, EOPNOTSUPP ...). Runs without the GIL: call it from a thread.
+    """
+    while True:
+        try:
+            libc.call("fallocate64", fd, mode, offset_bytes, length_bytes)
+        except InterruptedError:
+            continue
+        return
+
+
+def memfd(name: str, *, huge_page_bytes: int | None = None, flags: int = MFD_CLOEXEC) -> int:
+    """memfd_create(2). huge_page_bytes: a hugetlb memfd of that page size. Returns the fd; raises OSError."""
+    if huge_page_bytes is not None:
+        # The page size goes in as its logarithm (MFD_HUGE_SHIFT is 26).
+        flags |= MFD_HUGETLB | (huge_page_bytes.bit_length() - 1) << 26
+    return os.memfd_create(name, flags)
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the filesystem a file is on (statfs(2) f_type; os.fstatvfs hides it)."""
+    buffer = bytearray(256)
+    libc.call("fstatfs", fd, buffer)
+    return int.from_bytes(buffer[:8], "little") & 0xFFFFFFFF

@@ -1,0 +1,81 @@
+"""Process attributes: prctl(2), peer credentials, the boot's identity.
+
+Sources: prctl(2), unix(7), include/uapi/linux/prctl.h. Called by the holder's children, the control server
+and the launchers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from dataclasses import dataclass
+
+from guestmemfs_fuse.linux import libc
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_UCRED = struct.Struct("=iII")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a unix socket, as it was at connect(2)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def set_child_subreaper(enabled: bool = True) -> None:
+    """Orphaned descendants become our children instead of PID 1's. Raises OSError."""
+    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
+
+
+def set_parent_death_signal(number: int = signal.SIGTERM) -> None:
+    """Get this signal when the parent thread dies (0: none). Check getppid() afterwards: it may be gone."""
+    libc.call("prctl", _PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """The thread's comm as ps and /proc/PID/comm show it; the kernel keeps 15 bytes."""
+    libc.call("prctl", _PR_SET_NAME, name, 0, 0, 0)
+
+
+def peer(sock: socket.socket) -> Peer:
+    """SO_PEERCRED of a connected unix socket. Raises OSError."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Peer(*_UCRED.unpack(raw))
+
+
+def boot_id() -> str:
+    """A UUID that is new at every boot, kexec included (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def start_time_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with the pid this names it for good.
+
+    Raises OSError when there is no such process.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # comm is in parentheses and may contain any byte, so count from the last one.
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[19])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def open_pidfd(pid: int) -> int:
+    """pidfd_open(2): an fd that is readable once the process has died. Raises OSError (ESRCH)."""
+    return os.pidfd_open(pid)

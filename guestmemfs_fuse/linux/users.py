@@ -1,0 +1,171 @@
+"""Who maps or has open the files of a FUSE superblock.
+
+Called by the daemon in a thread (status, shrink and destroy refusals), so the one hard rule: never open,
+stat or follow anything that leads through the mount, or the daemon would wait for itself. Only the text of
+/proc/PID/{maps,fdinfo,mountinfo} and the target of ns/root links is read; none of that asks a filesystem.
+
+A VMA of a passthrough file shows device and inode of the FUSE file (file_user_inode() in show_map_vma(),
+fs/proc/task_mmu.c), although its pages are the backing file's. Invariant: processes that go away meanwhile,
+or that we may not look at, are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from guestmemfs_fuse.linux import mountinfo
+
+Dev = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MappedBy:
+    """One process that maps a file: how many bytes of address space, over all its mappings of it."""
+
+    pid: int
+    comm: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """A file mapping as a line of /proc/PID/maps shows it; [start, end) are addresses."""
+
+    start: int
+    end: int
+    offset_bytes: int
+    dev: Dev
+    ino: int
+
+    @property
+    def file_end_bytes(self) -> int:
+        """File offset just behind the last mapped byte."""
+        return self.offset_bytes + self.end - self.start
+
+
+def dev_field(dev: Dev) -> bytes:
+    """How maps prints a device, with the blanks around it: seq_put_hex_ll(), at least two digits each."""
+    return b" %02x:%02x " % dev
+
+
+def parse_maps(raw: bytes, devs: Iterable[Dev]) -> list[Vma]:
+    """VMAs of files on these devices. raw: the content of /proc/PID/maps."""
+    fields = {dev_field(dev): dev for dev in devs}
+    if not any(field in raw for field in fields):
+        return []
+    found = []
+    for line in raw.split(b"\n"):
+        parts = line.split(None, 5)
+        if len(parts) < 5:
+            continue
+        dev = fields.get(b" %b " % parts[3])
+        if dev is None:
+            continue
+        start, _, end = parts[0].partition(b"-")
+        found.append(Vma(int(start, 16), int(end, 16), int(parts[2], 16), dev, int(parts[4])))
+    return found
+
+
+def mapped_by(devs: Iterable[Dev]) -> dict[int, list[MappedBy]]:
+    """Every file of these superblocks that is mapped: inode number -> the processes, by pid."""
+    found: dict[int, list[MappedBy]] = {}
+    for pid, vmas in _all_vmas(devs):
+        by_inode: dict[int, int] = {}
+        for vma in vmas:
+            by_inode[vma.ino] = by_inode.get(vma.ino, 0) + vma.end - vma.start
+        comm = _comm(pid)
+        for ino, length_bytes in by_inode.items():
+            found.setdefault(ino, []).append(MappedBy(pid, comm, length_bytes))
+    return found
+
+
+def mapped_by_inode(devs: Iterable[Dev], ino: int) -> list[MappedBy]:
+    """The processes that map one file, by pid."""
+    return mapped_by(devs).get(ino, [])
+
+
+def mapped_beyond(devs: Iterable[Dev], ino: int, offset_bytes: int) -> list[MappedBy]:
+    """Processes with a mapping of the file that reaches beyond offset_bytes.
+
+    bytes counts only what lies at or behind the offset. A mapping that ends exactly there does not count.
+    """
+    found = []
+    for pid, vmas in _all_vmas(devs):
+        beyond = sum(
+            vma.file_end_bytes - max(vma.offset_bytes, offset_bytes)
+            for vma in vmas
+            if vma.ino == ino and vma.file_end_bytes > offset_bytes
+        )
+        if beyond:
+            found.append(MappedBy(pid, _comm(pid), beyond))
+    return found
+
+
+def open_counts(devs: Iterable[Dev]) -> dict[int, int]:
+    """Open file descriptors per inode number, over all processes (a dup or an inherited fd counts again)."""
+    wanted = frozenset(devs)
+    mounts_seen: dict[tuple[str, str], frozenset[bytes]] = {}
+    counts: dict[int, int] = {}
+    for pid in _pids():
+        try:
+            mount_ids = _mount_ids(pid, wanted, mounts_seen)
+            if not mount_ids:
+                continue
+            fds = os.listdir(f"/proc/{pid}/fdinfo")
+        except OSError:
+            continue
+        for fd in fds:
+            ino = parse_fdinfo(_read(f"/proc/{pid}/fdinfo/{fd}"), mount_ids)
+            if ino is not None:
+                counts[ino] = counts.get(ino, 0) + 1
+    return counts
+
+
+def parse_fdinfo(raw: bytes, mount_ids: frozenset[bytes]) -> int | None:
+    """Inode number when the descriptor is on one of these mounts, else None. raw: /proc/PID/fdinfo/FD."""
+    ino = mount_id = None
+    for line in raw.split(b"\n"):
+        key, _, value = line.partition(b":")
+        if key == b"mnt_id":
+            mount_id = value.strip()
+        elif key == b"ino":
+            ino = int(value)
+    return ino if mount_id in mount_ids else None
+
+
+def _mount_ids(
+    pid: int, devs: frozenset[Dev], seen: dict[tuple[str, str], frozenset[bytes]]
+) -> frozenset[bytes]:
+    """Ids of the mounts of these superblocks that a process can see; same for its namespace and root."""
+    key = (os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root"))
+    if key not in seen:
+        mounts = mountinfo.read_mounts(pid)
+        seen[key] = frozenset(b"%d" % m.mount_id for m in mounts if m.dev in devs)
+    return seen[key]
+
+
+def _all_vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
+    wanted = tuple(devs)
+    for pid in _pids():
+        vmas = parse_maps(_read(f"/proc/{pid}/maps"), wanted)
+        if vmas:
+            yield pid, vmas
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _read(path: str) -> bytes:
+    """A /proc file's content, empty when the process or descriptor went away or is not ours to see."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _comm(pid: int) -> str:
+    return os.fsdecode(_read(f"/proc/{pid}/comm")).rstrip("\n") or "?"
