@@ -1,0 +1,208 @@
+"""The registry: which instances there are, and which one a name or a path means.
+
+RUN_DIR/NAME is an instance's state directory, or a symlink to it when the user put it elsewhere. RUN_DIR is
+/run/guestmemfs unless GUESTMEMFS_RUN_DIR says otherwise.
+
+Invariants: no mountpoint is ever touched (metadata/instance_names.py); `forget` removes no memory. Two
+commands may register at once: the daemon's lock, not the registry, decides who serves.
+Called by the command line and the daemon; Paths and InstanceConfig are passed on from here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from guestmemfs_fuse.core.errors import InstanceBusyError, MetadataError, UnknownTargetError, UsageError
+from guestmemfs_fuse.metadata.instance_config import (
+    HugeWish,
+    InstanceConfig,
+    Paths,
+    RegionKind,
+    current_boot_id,
+)
+from guestmemfs_fuse.metadata.instance_names import default_name, resolve_path, valid_name
+
+__all__ = [
+    "BrokenInstance",
+    "HugeWish",
+    "Instance",
+    "InstanceConfig",
+    "Paths",
+    "RegionKind",
+    "all_instances",
+    "current_boot_id",
+    "default_name",
+    "find",
+    "forget",
+    "instance_of_path",
+    "register",
+    "resolve_path",
+    "run_dir",
+    "state_dir_of",
+    "valid_name",
+]
+
+RUN_DIR_VARIABLE = "GUESTMEMFS_RUN_DIR"
+DEFAULT_RUN_DIR = "/run/guestmemfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance whose configuration could be read."""
+
+    name: str
+    paths: Paths
+    config: InstanceConfig
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenInstance:
+    """A name in the registry whose configuration is missing or refused; `list` says why."""
+
+    name: str
+    paths: Paths
+    problem: MetadataError
+
+
+def run_dir() -> str:
+    """Where instances are registered: $GUESTMEMFS_RUN_DIR or /run/guestmemfs."""
+    return os.environ.get(RUN_DIR_VARIABLE) or DEFAULT_RUN_DIR
+
+
+def _home(name: str) -> str:
+    return os.path.join(resolve_path(run_dir()), name)
+
+
+def state_dir_of(name: str) -> str:
+    """The state directory of NAME, symlink followed; it need not exist. Raises UsageError on a bad name."""
+    if not valid_name(name):
+        raise UsageError(f"{name!r} is no instance name", hint="use letters, digits and _ . : + -")
+    return resolve_path(_home(name))
+
+
+def register(name: str, state_dir: str | None = None) -> Paths:
+    """Make the state directory (mode 0700) and put NAME into the registry; doing it twice is harmless.
+
+    state_dir: where the user wants it, or None for RUN_DIR/NAME. Raises UsageError when NAME already
+    stands for another directory, OSError when a directory cannot be made.
+    """
+    home = _home(name)
+    current = state_dir_of(name)
+    os.makedirs(run_dir(), mode=0o755, exist_ok=True)
+    wanted = current if state_dir is None else resolve_path(state_dir)
+    if os.path.lexists(home) and wanted != current:
+        raise UsageError(
+            f"instance {name} already has its state in {current}",
+            hint="leave --state-dir out, or choose another --name",
+        )
+    os.makedirs(wanted, mode=0o700, exist_ok=True)
+    if wanted != home and not os.path.lexists(home):
+        os.symlink(wanted, home)
+    return Paths(wanted)
+
+
+def forget(name: str) -> None:
+    """Take NAME out of the registry with the small files of its state directory. Memory is not touched.
+
+    Raises InstanceBusyError, with no file removed, while region/ or metadata/ still holds something: that is
+    destroy's to give back first. Forgetting what is not registered does nothing.
+    """
+    paths = Paths(state_dir_of(name))
+    home = _home(name)
+    for directory in (paths.region, paths.metadata):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise InstanceBusyError(f"{directory} is still in use: {error.strerror}") from error
+    for path in paths.small_files():
+        _remove(path)
+    try:
+        os.rmdir(paths.state_dir)
+    except OSError:
+        # Beside our files the user's own directory may hold theirs.
+        pass
+    if os.path.islink(home):
+        os.unlink(home)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def all_instances() -> list[Instance | BrokenInstance]:
+    """Everything in the registry, by name, also what is stopped, dangling or damaged."""
+    try:
+        names = sorted(os.listdir(run_dir()))
+    except FileNotFoundError:
+        return []
+    return [_open(name) for name in names if valid_name(name) and _is_entry(_home(name))]
+
+
+def _is_entry(path: str) -> bool:
+    return stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFDIR, stat.S_IFLNK)
+
+
+def _open(name: str) -> Instance | BrokenInstance:
+    paths = Paths(state_dir_of(name))
+    try:
+        return Instance(name, paths, InstanceConfig.load(paths.state_dir))
+    except MetadataError as problem:
+        return BrokenInstance(name, paths, problem)
+    except OSError as error:
+        unreadable = MetadataError(
+            f"{paths.config}: {error.strerror}", hint="destroy the instance, or restore it"
+        )
+        return BrokenInstance(name, paths, unreadable)
+
+
+def find(target: str) -> Instance:
+    """The instance called TARGET, or mounted exactly there.
+
+    Raises UnknownTargetError when there is none, MetadataError when its configuration cannot be read.
+    """
+    instances = all_instances()
+    for instance in instances:
+        if instance.name == target:
+            if isinstance(instance, BrokenInstance):
+                raise instance.problem
+            return instance
+    where = resolve_path(target, _mountpoints(instances))
+    for instance in instances:
+        if isinstance(instance, Instance) and instance.config.mountpoint == where:
+            return instance
+    raise UnknownTargetError(
+        f"no instance {target}", hint="`guestmemfs list` shows all names and mountpoints"
+    )
+
+
+def instance_of_path(path: str) -> tuple[Instance, str]:
+    """The instance whose mount PATH is in, and the path below its mountpoint ('' for the mountpoint).
+
+    Symlinks up to the mountpoint are followed, those inside it are left to the caller. Raises
+    UnknownTargetError when PATH is in no instance.
+    """
+    instances = all_instances()
+    where = resolve_path(path, _mountpoints(instances))
+    inside = [
+        instance
+        for instance in instances
+        if isinstance(instance, Instance) and (where + "/").startswith(instance.config.mountpoint + "/")
+    ]
+    if not inside:
+        raise UnknownTargetError(
+            f"{path} is in no instance", hint="`guestmemfs list` shows all names and mountpoints"
+        )
+    best = max(inside, key=lambda instance: len(instance.config.mountpoint))
+    return best, where[len(best.config.mountpoint) + 1 :]
+
+
+def _mountpoints(instances: Collection[Instance | BrokenInstance]) -> frozenset[str]:
+    return frozenset(each.config.mountpoint for each in instances if isinstance(each, Instance))
