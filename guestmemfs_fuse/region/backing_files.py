@@ -1,0 +1,187 @@
+"""What the kinds with one backing file per inode share: tmpfs, memfd and dax.
+
+A subclass says how a backing file is made, opened, removed and listed, and how full the region is;
+everything that is done to an open backing file is here. The backing file has the file's exact size;
+its memory is whole blocks (fallocate with KEEP_SIZE reaches past the end).
+
+Called by the engine through region/base.Region.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from guestmemfs_fuse.core.errors import (
+    InterruptedFsError,
+    NoDataThereError,
+    RegionFullError,
+)
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino, round_down, round_up
+from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.region import host_memory
+from guestmemfs_fuse.region.base import BackingStat, Filled, RegionUse, Stop
+
+PIECE_BYTES: Final = 256 << 20
+"""How much is allocated at a time: small enough to be interrupted within milliseconds."""
+
+
+class BackingFiles(ABC):
+    """Base of the kinds with a backing file per inode. Thread safe for different inodes."""
+
+    kind: str
+    passthrough = True
+
+    def __init__(self, block_bytes: int, numa_node: int | None = None) -> None:
+        self.block_bytes = block_bytes
+        self._numa_node = numa_node
+
+    @abstractmethod
+    def create(self, ino: Ino) -> None: ...
+
+    @abstractmethod
+    def open_backing(self, ino: Ino) -> int: ...
+
+    @abstractmethod
+    def discard(self, inode: Inode) -> None: ...
+
+    @abstractmethod
+    def inventory(self) -> Iterator[Ino]: ...
+
+    @abstractmethod
+    def use(self) -> RegionUse: ...
+
+    @abstractmethod
+    def resize(self, size_bytes: int) -> None: ...
+
+    def available_bytes(self) -> int:
+        """What the host could still give to this region."""
+        return host_memory.available_bytes(self._numa_node)
+
+    @contextmanager
+    def _opened(self, ino: Ino) -> Iterator[int]:
+        fd = self.open_backing(ino)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        """See Region.fill."""
+        start = round_down(offset_bytes, self.block_bytes)
+        end = round_up(end_bytes, self.block_bytes)
+        with self._opened(inode.ino) as fd:
+            holes = list(self._holes(fd, start, end, inode.prealloc_bytes))
+            self._require_room(sum(stop_at - at for at, stop_at in holes))
+            filled: list[tuple[int, int]] = []
+            try:
+                for piece_start, piece_end in _pieces(holes):
+                    if stop():
+                        raise InterruptedFsError("the caller gave up")
+                    filled.append((piece_start, piece_end))
+                    _allocate(fd, piece_start, piece_end)
+            except BaseException:
+                _free(fd, filled)
+                raise
+        return Filled(tuple(filled))
+
+    def _holes(self, fd: int, start: int, end: int, prealloc_bytes: int) -> Iterator[tuple[int, int]]:
+        """Parts of [start, end) without memory. SEEK_HOLE sees up to the end of the file only."""
+        size_bytes = os.fstat(fd).st_size
+        at = start
+        while at < min(end, size_bytes):
+            hole = os.lseek(fd, at, os.SEEK_HOLE)
+            try:
+                data = os.lseek(fd, hole, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                data = size_bytes
+            hole_end = min(end, size_bytes, data)
+            if hole < hole_end:
+                yield hole, hole_end
+            at = data
+        beyond = max(start, size_bytes, round_up(prealloc_bytes, self.block_bytes))
+        if beyond < end:
+            yield beyond, end
+
+    def _require_room(self, needed_bytes: int) -> None:
+        if needed_bytes > self.use().free_bytes + self.block_bytes - 1:
+            raise RegionFullError("the region is full")
+        if needed_bytes >= PIECE_BYTES and needed_bytes > self.available_bytes():
+            raise RegionFullError("the host has no memory left for this")
+
+    def take_back(self, ino: Ino, filled: Filled) -> None:
+        """See Region.take_back."""
+        with self._opened(ino) as fd:
+            _free(fd, filled.ranges)
+
+    def settle(self, inode: Inode) -> None:
+        """See Region.settle."""
+        with self._opened(inode.ino) as fd:
+            self._trim(fd, inode)
+            if os.fstat(fd).st_size != inode.size_bytes:
+                os.ftruncate(fd, inode.size_bytes)
+
+    def _trim(self, fd: int, inode: Inode) -> None:
+        """Give back memory behind the blocks the inode reaches, which a cut or a crash left."""
+        reach = round_up(max(inode.size_bytes, inode.prealloc_bytes), self.block_bytes)
+        status = os.fstat(fd)
+        if status.st_blocks * 512 > reach or status.st_size > reach:
+            _free(fd, ((reach, max(reach + self.block_bytes, status.st_size)),))
+
+    def punch(self, inode: Inode, offset_bytes: int, length_bytes: int) -> None:
+        """See Region.punch."""
+        with self._opened(inode.ino) as fd:
+            _free(fd, ((offset_bytes, offset_bytes + length_bytes),))
+
+    def stat(self, inode: Inode) -> BackingStat:
+        """See Region.stat."""
+        with self._opened(inode.ino) as fd:
+            status = os.fstat(fd)
+        return BackingStat(status.st_size, status.st_blocks * 512)
+
+    def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
+        """See Region.seek."""
+        with self._opened(inode.ino) as fd:
+            try:
+                return os.lseek(fd, offset_bytes, whence)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    raise NoDataThereError() from error
+                raise
+
+    def huge_bytes(self, inode: Inode) -> int:
+        """See Region.huge_bytes."""
+        from guestmemfs_fuse.linux.coverage import file_coverage  # only status needs it
+
+        with self._opened(inode.ino) as fd:
+            return file_coverage(fd, inode.size_bytes).huge_bytes
+
+
+def _pieces(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for start, end in ranges:
+        for at in range(start, end, PIECE_BYTES):
+            yield at, min(end, at + PIECE_BYTES)
+
+
+def _allocate(fd: int, start: int, end: int) -> None:
+    try:
+        memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.ENOMEM):
+            raise RegionFullError("no memory left for this") from error
+        if error.errno == errno.EINTR:
+            raise InterruptedFsError() from error
+        raise
+
+
+def _free(fd: int, ranges: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> None:
+    mode = memory.FALLOC_FL_PUNCH_HOLE | memory.FALLOC_FL_KEEP_SIZE
+    for start, end in ranges:
+        memory.fallocate(fd, mode, start, end - start)

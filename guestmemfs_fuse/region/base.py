@@ -1,0 +1,100 @@
+"""What a region is: the memory that is preserved, behind one interface for four kinds.
+
+A region keeps the bytes of regular files, by inode number; it knows nothing of names. The engine calls it;
+calls that may take more than about a millisecond (fill, cut, punch, discard, coverage) run in threads, so
+an implementation must be safe to be called from several threads for different inodes.
+
+Invariants: no method closes the last reference to guest memory except `discard` (an orphan nobody uses)
+and `destroy`. Allocation either happens wholly or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino
+
+Stop = Callable[[], bool]
+"""Asked between pieces of long work: whether the caller has given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackingStat:
+    """What the kernel says of an inode's memory, in bytes."""
+
+    size_bytes: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegionUse:
+    """Use of the whole region, in bytes; `used_bytes` counts data only, not our metadata."""
+
+    size_bytes: int
+    used_bytes: int
+
+    @property
+    def free_bytes(self) -> int:
+        return max(0, self.size_bytes - self.used_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Byte ranges [start, end) that an allocation gave memory to, so that it can be taken back."""
+
+    ranges: tuple[tuple[int, int], ...] = field(default=())
+
+
+class Region(Protocol):
+    """The interface of all kinds. Sizes and offsets are bytes."""
+
+    kind: str
+    block_bytes: int
+    passthrough: bool
+    """Whether the kernel can map backing files through the mount (needs one backing file per inode)."""
+
+    def create(self, ino: Ino) -> None:
+        """Make an empty backing for a new regular file; what an unacknowledged create left is emptied."""
+
+    def open_backing(self, ino: Ino) -> int:
+        """A new read-write file descriptor on the backing file. The caller closes it."""
+
+    def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        """Give memory to every hole in whole blocks around [offset, end), before the change is journaled.
+
+        Raises RegionFullError when region or host memory do not suffice, InterruptedFsError when
+        `stop()` came true; in both cases everything is as it was.
+        """
+
+    def take_back(self, ino: Ino, filled: Filled) -> None:
+        """Undo `fill`."""
+
+    def settle(self, inode: Inode) -> None:
+        """Make the backing agree with the inode's (journaled) size and preallocation. Idempotent."""
+
+    def punch(self, inode: Inode, offset_bytes: int, length_bytes: int) -> None:
+        """Let bytes read as zero and give their whole pages back."""
+
+    def discard(self, inode: Inode) -> None:
+        """Give up the memory of an inode that is gone. Idempotent."""
+
+    def stat(self, inode: Inode) -> BackingStat:
+        """Size and memory of one file, as the kernel has them now."""
+
+    def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
+        """lseek(2) SEEK_DATA or SEEK_HOLE. Raises NoDataThereError."""
+
+    def use(self) -> RegionUse:
+        """How full the region is."""
+
+    def huge_bytes(self, inode: Inode) -> int:
+        """How many bytes of the file are in huge pages, as the kernel reports it."""
+
+    def inventory(self) -> Iterator[Ino]:
+        """Every inode number that has a backing."""
+
+    def resize(self, size_bytes: int) -> None:
+        """Grow or shrink the region. Raises InstanceBusyError below its use, OutOfMemoryError."""

@@ -1,0 +1,42 @@
+"""How much memory the host can still give, so that an allocation is refused before the OOM killer acts.
+
+A tmpfs without swap takes pages until the kernel kills somebody (mm/shmem.c charges no commit limit for
+it), so we look first. Called by the regions that allocate from the page allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+RESERVE_BYTES: Final = 64 << 20
+"""Left to the host when we decide whether an allocation fits."""
+
+
+def available_bytes(numa_node: int | None = None) -> int:
+    """What can be allocated without pushing the host into reclaim trouble, in bytes.
+
+    numa_node: only memory of that node. Source: MemAvailable of proc(5), node meminfo of sysfs.
+    """
+    if numa_node is None:
+        return _field("/proc/meminfo", "MemAvailable") - RESERVE_BYTES
+    path = f"/sys/devices/system/node/node{numa_node}/meminfo"
+    return _field(path, "MemFree") + _field(path, "FilePages") - _field(path, "Shmem") - RESERVE_BYTES
+
+
+def total_bytes() -> int:
+    """All memory the kernel manages, in bytes."""
+    return _field("/proc/meminfo", "MemTotal")
+
+
+def _field(path: str, name: str) -> int:
+    for words in _words(path):
+        if f"{name}:" in words:
+            return int(words[words.index(f"{name}:") + 1]) * 1024
+    raise LookupError(f"{path} has no {name}")
+
+
+def _words(path: str) -> Iterator[list[str]]:
+    with open(path, encoding="ascii") as lines:
+        for line in lines:
+            yield line.split()
