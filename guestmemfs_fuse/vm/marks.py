@@ -1,0 +1,30 @@
+"""The mark on a RAM file that says: a saved guest rests in here, do not boot over it.
+
+`save` and `restore` only say when; what a mark is made of (a pin over the control socket) is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class Marks(Protocol):
+    """Sets and lifts the mark; both may block, and both may be called twice for the same file."""
+
+    def hold(self, paths: Sequence[Path]) -> None:
+        """Mark these RAM files. Raises GuestmemfsError."""
+
+    def release(self, paths: Sequence[Path]) -> None:
+        """Lift the mark. Raises GuestmemfsError."""
+
+
+class NoMarks:
+    """Marks nothing: for files whose owner looks after them."""
+
+    def hold(self, paths: Sequence[Path]) -> None:
+        """Do nothing."""
+
+    def release(self, paths: Sequence[Path]) -> None:
+        """Do nothing."""

@@ -1,0 +1,186 @@
+"""The second half of a live update: a new VMM takes over the RAM files and loads the device state.
+
+Invariant: until `cont` has succeeded, state file, record and RAM are as they were; a VMM that could not
+load is killed, so restore can be tried again. Called by `guestmemfs vm restore` and the demo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
+from guestmemfs_fuse.vm import inspect, migration, process
+from guestmemfs_fuse.vm.errors import MonitorError, RestoreError
+from guestmemfs_fuse.vm.marks import Marks, NoMarks
+from guestmemfs_fuse.vm.migration import Method
+from guestmemfs_fuse.vm.monitor import Monitor, QmpMonitor, connect
+from guestmemfs_fuse.vm.record import SavedGuest, read_record, record_path
+from guestmemfs_fuse.vm.steps import Step, Stopwatch, find_step
+
+START_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 10.0
+CONNECT_PAUSE_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What was done and what it cost; steps: start, look, load, continue.
+
+    pid: the VMM that runs the guest. child: what we started, for a caller that lives long enough to reap it.
+    """
+
+    pid: int
+    child: subprocess.Popen[bytes]
+    qmp_path: Path
+    saved: SavedGuest
+    steps: tuple[Step, ...]
+
+    @property
+    def blackout_ns(self) -> int:
+        """From the start of the new VMM until the guest went on."""
+        return self.steps[-1].ended_ns - find_step(self.steps, "start").started_ns
+
+
+async def restore(
+    state_path: Path,
+    *,
+    command: Sequence[str] | None = None,
+    qmp_path: Path | None = None,
+    marks: Marks | None = None,
+    identify: inspect.Identify = inspect.identify_on_mount,
+    keep_state: bool = False,
+    timeout_s: float = 60.0,
+) -> RestoreReport:
+    """Start a VMM from state_path; returns when the guest goes on (or is paused, if it was saved so).
+
+    command: how to start QEMU, without -incoming; None means as the old one was. qmp_path: its monitor; None
+    means the old path. keep_state: leave state and record there afterwards. timeout_s: for loading.
+
+    Raises RecordError, UsageError before anything is started; RestoreError when the new VMM could not take
+    over, which changes nothing: state and RAM stay as they were saved.
+    """
+    saved = read_record(state_path)
+    qmp_path = qmp_path or Path(saved.qmp_path)
+    full_command = incoming_command(command or saved.command, qmp_path)
+    marks = marks or NoMarks()
+    watch = Stopwatch()
+    log_path = state_path.with_name(state_path.name + ".qemu.log")
+    try:
+        async with AsyncExitStack() as connections, AsyncExitStack() as undo:
+            undo.push_async_callback(asyncio.to_thread, marks.hold, _ram_paths(saved))
+            await asyncio.to_thread(marks.release, _ram_paths(saved))
+            with watch.step("start"):
+                child = process.start(full_command, directory=saved.directory, log_path=log_path)
+                undo.push_async_callback(_end, child)
+                monitor = await _greet(connections, qmp_path, child)
+                undo.push_async_callback(process.end, monitor.pid, timeout_s=KILL_TIMEOUT_S)
+            await _take_over(monitor, state_path, saved, identify, timeout_s, watch)
+            undo.pop_all()
+    except (GuestmemfsError, OSError) as error:
+        words = process.last_words(log_path)
+        raise RestoreError(
+            f"not restored: {error}" + (f"; QEMU said: {words}" if words else ""),
+            hint=f"the guest still rests in {state_path}; restore can be tried again",
+        ) from error
+    if not keep_state:
+        for path in (state_path, record_path(state_path), log_path):
+            path.unlink(missing_ok=True)
+    return RestoreReport(monitor.pid, child, qmp_path, saved, watch.steps)
+
+
+def incoming_command(command: Sequence[str], qmp_path: Path) -> tuple[str, ...]:
+    """The command line with `-incoming defer` and a monitor at qmp_path, each added only if it lacks. Pure.
+
+    Raises UsageError when it already says -incoming something else.
+    """
+    full = list(command)
+    if not full:
+        raise UsageError("no command to start a VMM with")
+    if "-incoming" in full:
+        where = full.index("-incoming") + 1
+        if full[where : where + 1] != ["defer"]:
+            raise UsageError(
+                "the command line already has -incoming", hint="leave it out; restore adds its own"
+            )
+    else:
+        full += ["-incoming", "defer"]
+    if not any(str(qmp_path) in argument for argument in full):
+        full += ["-qmp", f"unix:{qmp_path},server=on,wait=off"]
+    return tuple(full)
+
+
+async def _greet(connections: AsyncExitStack, qmp_path: Path, child: subprocess.Popen[bytes]) -> QmpMonitor:
+    """Connect to a VMM that is just starting, however often that takes."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return await connections.enter_async_context(connect(qmp_path))
+        except MonitorError:
+            # With -daemonize the process we started ends well and another one goes on.
+            if child.poll() not in (None, 0):
+                raise MonitorError(f"QEMU ended with exit code {child.returncode}") from None
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(CONNECT_PAUSE_S)
+
+
+async def _take_over(
+    monitor: Monitor,
+    state_path: Path,
+    saved: SavedGuest,
+    identify: inspect.Identify,
+    timeout_s: float,
+    watch: Stopwatch,
+) -> None:
+    with watch.step("look"):
+        method = await _look(monitor, saved, identify)
+    with watch.step("load"):
+        await migration.configure(monitor, method)
+        await monitor.execute("migrate-incoming", uri=method.incoming_uri(state_path.absolute()))
+        await migration.wait_until_completed(monitor, timeout_s=timeout_s)
+    with watch.step("continue"):
+        await migration.unconfigure(monitor, method)
+        if saved.was_running:
+            await monitor.execute("cont")
+
+
+async def _look(monitor: Monitor, saved: SavedGuest, identify: inspect.Identify) -> Method:
+    """Refuse, before anything is loaded, a VMM that cannot read the state or has other RAM."""
+    status = (await monitor.execute("query-status"))["status"]
+    if status != "inmigrate":
+        raise MonitorError(f"the new QEMU is {status} instead of waiting for its state")
+    # The guest is waiting, and the full probe reads 200 KiB of schema (40 ms). Both came with QEMU 8.2.
+    knows_mode = "mode" in await monitor.execute("query-migrate-parameters")
+    if saved.uses_cpr and not knows_mode:
+        raise UnsupportedError(
+            "the state was saved with mode=cpr-reboot, which the new QEMU does not know",
+            hint=f"restore with QEMU {saved.qemu_version} or newer",
+        )
+    if saved.is_ram_in_place:
+        ram = await inspect.read_ram(monitor, identify=identify)
+        inspect.require_preservable(ram)
+        if set(ram.paths) != set(_ram_paths(saved)):
+            raise UsageError(
+                f"the new QEMU has its RAM in {_names(ram.paths)}, "
+                f"the guest was saved with its RAM in {_names(_ram_paths(saved))}"
+            )
+    return Method(saved.is_ram_in_place, saved.uses_cpr, uses_file_uri=knows_mode)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths)) or "no file"
+
+
+def _ram_paths(saved: SavedGuest) -> tuple[Path, ...]:
+    return tuple(Path(path) for path in saved.ram_paths)
+
+
+async def _end(child: subprocess.Popen[bytes]) -> None:
+    await process.end(child.pid, timeout_s=KILL_TIMEOUT_S)
+    child.poll()  # reap it
