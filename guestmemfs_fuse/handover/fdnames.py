@@ -1,0 +1,25 @@
+"""The names under which file descriptors are kept and handed over.
+
+One vocabulary for the fd store (systemd or holder), the daemon and its successor. Imported by the holder,
+so it imports nothing.
+"""
+
+FUSE = "fuse"
+"""The /dev/fuse connection of the mount."""
+
+REGION_PREFIX = "region-"
+"""Descriptors that keep guest memory alive; only destroy may let go of them."""
+
+CONTROL = "control"
+"""The control socket's listener: handed to a successor so that no client is refused meanwhile."""
+
+HANDOVER = "handover"
+"""Successor's end of the socketpair to its predecessor; never in a store."""
+
+HANDOVER_STDERR = "handover-stderr"
+"""The log a successor writes to once it is warm; never in a store."""
+
+
+def valid(name: str) -> bool:
+    """Whether systemd would take it: 1 to 255 printable ASCII characters without ':' (sd_notify(3))."""
+    return 0 < len(name) <= 255 and all(" " <= char <= "~" and char != ":" for char in name)
