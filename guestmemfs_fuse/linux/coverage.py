@@ -6,8 +6,8 @@ and shared, and PAGEMAP_SCAN counts what came out PMD mapped. Invariants:
 * nothing is allocated: a read fault on a hole of a shared shmem or hugetlb mapping would allocate it, so only
   ranges known to be present are touched;
 * little is zeroed: space that was allocated but never used is zeroed by the first touch (seconds a GiB on a
-  cold virtual machine). Of such space only a few blocks, spread evenly, are looked at, and
-  `measured_bytes` says how much was;
+  cold virtual machine). Of such space only a few blocks are looked at and stand for the rest; they are at
+  the same places every time, so that asking again touches nothing new;
 * no SIGBUS: pages are touched by MADV_POPULATE_READ, which returns EFAULT when the file shrank meanwhile;
 * this process's resident size stays small: windows are unmapped before the next is mapped.
 
@@ -57,27 +57,27 @@ Range = tuple[int, int]  # [start, end) in bytes
 class Coverage:
     """What a backing file has in memory.
 
-    resident_bytes: allocated, used or not; measured_bytes: how much of it was looked at; huge_bytes: how much
-    of that is in huge pages. untouched_bytes: allocated but not used yet.
+    resident_bytes: allocated, used or not; huge_bytes: how much of that is in huge pages; measured_bytes: how
+    much was looked at (the rest was judged by a sample); untouched_bytes: allocated but never used so far.
     """
 
     resident_bytes: int
-    measured_bytes: int
     huge_bytes: int
+    measured_bytes: int
     untouched_bytes: int
 
     @property
     def huge_fraction(self) -> float:
-        """Share of huge pages in what was measured; 0.0 when nothing was."""
-        return self.huge_bytes / self.measured_bytes if self.measured_bytes else 0.0
+        """Share of huge pages in what is resident; 0.0 when nothing is."""
+        return self.huge_bytes / self.resident_bytes if self.resident_bytes else 0.0
 
 
-def file_coverage(fd: int, size_bytes: int | None = None, *, sample_bytes: int = 32 << 20) -> Coverage:
+def file_coverage(fd: int, size_bytes: int | None = None, *, sample_blocks: int = 16) -> Coverage:
     """Measure a shmem, hugetlbfs or dax file that need not be mapped by anybody.
 
-    fd: open for reading; size_bytes: how far to look (default: all of the file); sample_bytes: how much space
-    that was allocated but never used may be touched (and so zeroed). Blocks up to a few milliseconds for each
-    GiB of used data. Raises OSError.
+    fd: open for reading; size_bytes: how far to look (default: all of the file); sample_blocks: how many 2M
+    blocks that were allocated but never used may be touched (and so zeroed). Takes 2 ms a GiB in huge pages,
+    100 ms in small ones, so call it from a thread. Raises OSError.
     """
     stat = os.fstat(fd)
     resident_bytes = stat.st_blocks * 512
@@ -87,14 +87,14 @@ def file_coverage(fd: int, size_bytes: int | None = None, *, sample_bytes: int =
         return Coverage(resident_bytes, resident_bytes, resident_bytes, 0)
     data = data_ranges(fd, size_bytes)
     untouched = _untouched(fd, _gaps(data, size_bytes), resident_bytes, size_bytes)
-    measured_bytes = huge_bytes = 0
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in [*data, *_sample(untouched, sample_bytes)]:
-            measured, huge = _measure(pagemap.fileno(), fd, start, end)
-            measured_bytes += measured
-            huge_bytes += huge
     untouched_bytes = sum(end - start for start, end in untouched)
-    return Coverage(resident_bytes, measured_bytes, huge_bytes, untouched_bytes)
+    sample = _sample(data, untouched, sample_blocks) if untouched else []
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        measured, huge = _measure_all(pagemap.fileno(), fd, data)
+        sampled, sampled_huge = _measure_all(pagemap.fileno(), fd, sample)
+    if sampled:
+        huge += untouched_bytes * sampled_huge // sampled
+    return Coverage(resident_bytes, huge, measured + sampled, untouched_bytes)
 
 
 def data_ranges(fd: int, size_bytes: int) -> list[Range]:
@@ -161,26 +161,36 @@ def _present_blocks(fd: int, start: int, end: int) -> Iterator[Range]:
             yield at, at + _PMD_BYTES
 
 
-def _sample(ranges: list[Range], budget_bytes: int) -> list[Range]:
-    """Blocks spread evenly over the ranges, as many as the budget allows."""
-    total = sum((end - start) // _PMD_BYTES for start, end in ranges)
-    wanted = min(total, budget_bytes // _PMD_BYTES)
-    if wanted == total:
-        return ranges
-    picked: list[Range] = []
-    before = 0
-    for start, end in ranges:
-        count = (end - start) // _PMD_BYTES
-        for i in range(wanted):
-            block = (2 * i + 1) * total // (2 * wanted) - before
-            if 0 <= block < count:
-                picked.append((start + block * _PMD_BYTES, start + (block + 1) * _PMD_BYTES))
-        before += count
-    return picked
+def _sample(data: list[Range], untouched: list[Range], wanted: int) -> list[Range]:
+    """Blocks spread evenly over all that is allocated, whether it was used or not."""
+    blocks = [
+        at
+        for start, end in _merged(data + untouched)
+        for at in range(-(-start // _PMD_BYTES) * _PMD_BYTES, end - _PMD_BYTES + 1, _PMD_BYTES)
+    ]
+    count = min(wanted, len(blocks))
+    picked = [blocks[(2 * i + 1) * len(blocks) // (2 * count)] for i in range(count)]
+    return [(at, at + _PMD_BYTES) for at in picked]
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _measure_all(pagemap_fd: int, fd: int, ranges: list[Range]) -> tuple[int, int]:
+    """(measured, huge) bytes over ranges that are present in the file."""
+    results = [_measure(pagemap_fd, fd, start, end) for start, end in ranges]
+    return sum(measured for measured, _ in results), sum(huge for _, huge in results)
 
 
 def _measure(pagemap_fd: int, fd: int, start: int, end: int) -> tuple[int, int]:
-    """(measured, huge) bytes of a range that is present in the file."""
+    """(measured, huge) bytes of one such range."""
     measured = huge = 0
     at = start
     while at < end:

@@ -17,6 +17,7 @@ from guestmemfs_fuse.linux import libc
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PTRACE_SEIZE = 0x4206
 _UCRED = struct.Struct("=iII")
 
 
@@ -79,3 +80,19 @@ def is_alive(pid: int) -> bool:
 def open_pidfd(pid: int) -> int:
     """pidfd_open(2): an fd that is readable once the process has died. Raises OSError (ESRCH)."""
     return os.pidfd_open(pid)
+
+
+def trace_a_child() -> None:
+    """Fork a child, attach to it with ptrace(2), kill and reap it. Raises OSError (EPERM: Yama, a container).
+
+    Only for single-threaded processes such as the CLI: it forks without exec.
+    """
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        libc.call("ptrace", _PTRACE_SEIZE, child, 0, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -1,0 +1,113 @@
+"""`guestmemfs doctor`: what works on this host, what does not, and what to change.
+
+Prints what `linux/probe` measured and what `linux/verdict` makes of it. The JSON keys and the exit code (0
+when the default region kind works, UNSUPPORTED otherwise) are a contract, see docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from dataclasses import asdict
+
+import click
+
+from guestmemfs_fuse.core.errors import ExitCode
+from guestmemfs_fuse.linux.probe import Probe, run_all
+from guestmemfs_fuse.linux.verdict import DEFAULT_KIND, RegionRow, judge
+
+_WIDTH = 80
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Probe this host: what works, what does not, and what to change."""
+    probes = run_all()
+    regions = judge(probes)
+    if as_json:
+        click.echo(as_json_text(probes, regions))
+    elif sys.stdout.isatty():
+        _print_tables(probes, regions)
+    else:
+        click.echo("\n".join(as_lines(probes, regions)))
+    works = any(row.works for row in regions if row.kind == DEFAULT_KIND)
+    sys.exit(ExitCode.OK if works else ExitCode.UNSUPPORTED)
+
+
+def as_json_text(probes: list[Probe], regions: list[RegionRow]) -> str:
+    """The documented JSON object."""
+    return json.dumps(
+        {
+            "kernel": os.uname().release,
+            "probes": [asdict(probe) for probe in probes],
+            "regions": [asdict(row) for row in regions],
+        },
+        indent=2,
+    )
+
+
+def as_lines(probes: list[Probe], regions: list[RegionRow]) -> list[str]:
+    """Plain text, at most 80 columns: abilities, region kinds, then what to change for the latter."""
+    lines = [f"kernel {os.uname().release}", ""]
+    lines += [_cut(f"{_mark(probe.ok):<4}{probe.name:<18}{probe.detail}") for probe in probes]
+    lines += [""]
+    lines += [_cut(f"{_mark(row.works):<4}{row.kind:<9}{_mmap(row):<15}{row.reason}") for row in regions]
+    return [*lines, "", *advice(regions)] if advice(regions) else lines
+
+
+def advice(regions: list[RegionRow]) -> list[str]:
+    """What to change, wrapped; the same advice for several kinds is said once."""
+    kinds: dict[str, list[str]] = {}
+    for row in regions:
+        if row.fix:
+            kinds.setdefault(row.fix, []).append(row.kind)
+    lines: list[str] = []
+    for fix, names in kinds.items():
+        first, *further = fix.split("; ")  # steps, each on a line of its own
+        steps = [f"{', '.join(names)}: {first}", *(f"    {step}" for step in further)]
+        for step in steps:
+            lines += textwrap.wrap(step, _WIDTH, subsequent_indent="        ", break_on_hyphens=False)
+    return lines
+
+
+def _print_tables(probes: list[Probe], regions: list[RegionRow]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def mark(ok: bool) -> Text:
+        return Text(_mark(ok), style="green" if ok else "red")
+
+    console = Console(highlight=False)
+
+    def table(*columns: str) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in columns:
+            made.add_column(column, no_wrap=True, overflow="ellipsis")
+        return made
+
+    abilities = table("", "ability", "measured")
+    for probe in probes:
+        abilities.add_row(mark(probe.ok), probe.name, Text(probe.detail))
+    kinds = table("", "region", "mmap", "what it gives, or what is missing")
+    for row in regions:
+        kinds.add_row(mark(row.works), row.kind, _mmap(row), Text(row.reason))
+    console.print(Text(f"kernel {os.uname().release}"), abilities, "", kinds, sep="\n")
+    for line in ["", *advice(regions)]:
+        console.print(Text(line))
+
+
+def _mark(ok: bool) -> str:
+    return "yes" if ok else "no"
+
+
+def _mmap(row: RegionRow) -> str:
+    return {"passthrough": "through mount", "run": "guestmemfs run", None: "-"}[row.mmap]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
