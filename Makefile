@@ -1,0 +1,45 @@
+# Everything that is done with this checkout. `make` alone explains it.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+PYTEST_OPTIONS ?=
+SOURCES := guestmemfs_fuse tests scripts/demo.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit mount guest clean
+
+help: ## Explain every target (this text)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTEST_OPTIONS=...    is passed to pytest (for example PYTEST_OPTIONS='-k rename -x')"
+	@echo "  GUESTMEMFS_STRICT=1   makes a skipped test a failure (.ci/run does)"
+	@echo "  GUESTMEMFS_CACHE=DIR  is where the guest kernel is kept (default: /var/cache/guestmemfs-fuse)"
+
+setup: ## Install what is missing: apt packages, .venv with the package, the guest kernel
+	@scripts/setup
+	@scripts/guest-kernel >/dev/null
+
+demo: setup ## The main job on a real QEMU guest, narrated and measured (root)
+	@$(PYTHON) scripts/demo.py
+
+test: setup check ## The whole fast suite: check, then unit, mount and guest tests (root)
+	$(PYTEST) $(PYTEST_OPTIONS) tests/unit tests/mount tests/guest
+
+check: setup ## Formatting, lint, types, and the direction of imports
+	$(PYTHON) -m ruff format --check $(SOURCES)
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m mypy --strict
+	$(PYTEST) -q tests/unit/test_imports.py
+
+unit: setup ## Tests of the pure rooms: no root, no FUSE
+	$(PYTEST) $(PYTEST_OPTIONS) tests/unit
+
+mount: setup ## Tests on real mounts with the real daemon (root)
+	$(PYTEST) $(PYTEST_OPTIONS) tests/mount
+
+guest: setup ## Tests with a real QEMU guest (root)
+	$(PYTEST) $(PYTEST_OPTIONS) tests/guest
+
+clean: ## Remove what can be made again (.venv, caches of tools), nothing outside the tree
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
