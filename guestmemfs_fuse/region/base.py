@@ -98,3 +98,10 @@ class Region(Protocol):
 
     def resize(self, size_bytes: int) -> None:
         """Grow or shrink the region. Raises InstanceBusyError below its use, OutOfMemoryError."""
+
+    def layout(self, inode: Inode) -> dict[str, object]:
+        """Where a process that cannot map through the mount finds the file's bytes.
+
+        Keys: kind, page_bytes, passthrough, path (of the region or backing file), size_bytes and
+        segments [[file_offset, region_offset, length]], all in bytes.
+        """

@@ -1,0 +1,109 @@
+"""The operations of the control socket: decode arguments, ask the engine, answer plain values.
+
+Arguments come from root, but from any version of the command line: a wrong one is a UsageError, never a
+traceback. Names and results are the contract between CLI and daemon (docs/cli.md shows the JSON).
+
+Called by control/server; the daemon adds the operations that concern itself (ping, restart).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import trio
+
+from guestmemfs_fuse.control.server import Handler, Progress
+from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.decide import inode_of
+from guestmemfs_fuse.core.errors import UsageError
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.engine.engine import Engine
+
+Args = Mapping[str, object]
+T = TypeVar("T")
+
+
+def argument(args: Args, name: str, kind: type[T]) -> T:
+    """One argument of the right type. Raises UsageError."""
+    value = args.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UsageError(f"argument {name} must be {kind.__name__}")
+    return value
+
+
+class Handlers:
+    """The operations that are about the filesystem."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def table(self) -> dict[str, Handler]:
+        """Operation name to handler."""
+        return {
+            "map": self.map,
+            "pin": self.pin,
+            "mark": self.mark,
+            "freeze": self.freeze,
+            "thaw": self.thaw,
+            "resize_file": self.resize_file,
+            "layout": self.layout,
+        }
+
+    async def report(self) -> dict[str, Any]:
+        """The part of `status` that is about region and files."""
+        engine = self._engine
+        listed, devices = report.listing(engine.state), report.devices_of(engine.state)
+        rows = await trio.to_thread.run_sync(report.files, listed, devices, engine.region)
+        return {
+            "region": report.region_figures(engine.state, engine.region),
+            "huge": report.huge_figures(rows),
+            "files": rows,
+        }
+
+    async def map(self, args: Args, progress: Progress) -> object:
+        """{path} -> one file: memory, extents, users."""
+        path = argument(args, "path", str)
+        engine = self._engine
+        inode = report.resolve(engine.state, path)
+        if not inode.is_file:
+            raise UsageError(f"{path} is no regular file", hint="only regular files have memory")
+        return await trio.to_thread.run_sync(report.one_file, engine.state, engine.region, path)
+
+    async def pin(self, args: Args, progress: Progress) -> object:
+        """{path, pinned}."""
+        inode = report.resolve(self._engine.state, argument(args, "path", str))
+        self._engine.change(cmd.Pin(inode.ino, argument(args, "pinned", bool)))
+        return {"pinned": inode.pinned}
+
+    async def mark(self, args: Args, progress: Progress) -> object:
+        """{path, mark: text or "", openable: bool} -> says that a file holds a saved guest, or no longer."""
+        inode = report.resolve(self._engine.state, argument(args, "path", str))
+        self._engine.change(cmd.Mark(inode.ino, os.fsencode(argument(args, "mark", str))))
+        self._engine.allow_restore(inode.ino, argument(args, "openable", bool))
+        return {"mark": os.fsdecode(inode.mark)}
+
+    async def freeze(self, args: Args, progress: Progress) -> object:
+        """{} -> returns once nothing more will change."""
+        await self._engine.freeze()
+        return {"frozen": True}
+
+    async def thaw(self, args: Args, progress: Progress) -> object:
+        """{} -> modifications work again."""
+        self._engine.thaw()
+        return {"frozen": False}
+
+    async def resize_file(self, args: Args, progress: Progress) -> object:
+        """{path, size_bytes, force} -> truncate, also what is pinned or mapped."""
+        inode = report.resolve(self._engine.state, argument(args, "path", str))
+        size_bytes, force = argument(args, "size_bytes", int), argument(args, "force", bool)
+        await self._engine.memory.resize(inode.ino, size_bytes, force=force)
+        self._engine.kernel.invalidate_inode(inode.ino)
+        return {"size_bytes": inode.size_bytes}
+
+    async def layout(self, args: Args, progress: Progress) -> object:
+        """{ino} -> where the launcher finds the file's bytes (redirect/layout.py)."""
+        inode = inode_of(self._engine.state, Ino(argument(args, "ino", int)))
+        return self._engine.region.layout(inode)

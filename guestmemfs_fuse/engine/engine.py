@@ -1,0 +1,128 @@
+"""One instance at work: the parts of the engine, put together.
+
+The daemon builds one Engine per session; fuse/operations, the relay's hooks and the control handlers call
+it. Nothing in here knows FUSE messages or sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine import recovery
+from guestmemfs_fuse.engine.backings import Backings
+from guestmemfs_fuse.engine.gate import Gate
+from guestmemfs_fuse.engine.kernel import Kernel
+from guestmemfs_fuse.engine.ledger import Journal, Ledger, Origin
+from guestmemfs_fuse.engine.memory import Memory
+from guestmemfs_fuse.engine.orphans import Orphans
+from guestmemfs_fuse.region.base import Region
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counters since this daemon started."""
+
+    committed: int
+    reaped: int
+    orphans: int
+    inodes: int
+    changes_under_way: int
+
+
+class Engine:
+    """State, journal, region and kernel of one instance."""
+
+    def __init__(self, state: State, journal: Journal, region: Region, kernel: Kernel) -> None:
+        self.region = region
+        self.kernel = kernel
+        self.ledger = Ledger(state, journal)
+        self.backings = Backings(self.ledger, region, kernel)
+        self.orphans = Orphans(self.ledger, region, kernel, self.backings)
+        self.gate = Gate()
+        self.memory = Memory(self.ledger, region, self.gate, self.orphans)
+        self._openable: set[Ino] = set()
+
+    @property
+    def state(self) -> State:
+        """For reading; only the ledger changes it."""
+        return self.ledger.state
+
+    def make(self, command: cmd.Make, origin: Origin | None = None) -> Ino:
+        """Make an inode; a regular file gets its (empty) backing first.
+
+        A crash in between leaves an empty backing of a number not given out yet, which the next create
+        of that number takes over.
+        """
+        done = self.ledger.already_done(origin)
+        if done is not None:
+            return done
+        is_file = command.mode & 0o170000 == 0o100000
+        if is_file:
+            self.ledger.check(command)
+            self.region.create(self.state.next_ino)
+        return self.ledger.commit(command, origin)
+
+    def change(self, command: cmd.Command, origin: Origin | None = None) -> Ino:
+        """Any change that is one commit. Raises FsError."""
+        done = self.ledger.already_done(origin)
+        return done if done is not None else self.ledger.commit(command, origin)
+
+    def may_open_saved(self, ino: Ino) -> bool:
+        """Whether a file that holds a saved guest may be opened: only while it is being restored."""
+        return ino in self._openable
+
+    def allow_restore(self, ino: Ino, allowed: bool) -> None:
+        """Open or close the door for `vm restore`; a new daemon starts with it closed."""
+        (self._openable.add if allowed else self._openable.discard)(ino)
+
+    async def freeze(self) -> None:
+        """Enter the serialised state: drains what is under way, then nothing changes any more."""
+        await self.gate.close()
+        try:
+            self.ledger.commit(cmd.Freeze(True))
+        finally:
+            self.gate.open()
+
+    def thaw(self) -> None:
+        """Leave the serialised state; orphans whose FORGET came meanwhile go now."""
+        self.ledger.commit(cmd.Freeze(False))
+        self.orphans.sweep()
+
+    def recover(self) -> None:
+        """Before the first request: settle what the last daemon may have left half done."""
+        settled = recovery.settle_tail(self.state, self.region)
+        if settled:
+            log.info("settled %d files the last daemon was working on", settled)
+
+    async def sweep(self) -> None:
+        """After start-up, beside live traffic: reap orphans, give back what no file reaches."""
+        if self.state.frozen:
+            return
+        self.orphans.sweep()
+        files = [inode for inode in self.state.inodes.values() if inode.is_file]
+        differing, strays = await trio.to_thread.run_sync(recovery.scan, files, self.region)
+        for ino in differing:
+            async with self.gate.exclusive(ino):
+                if recovery.settle(self.state, self.region, ino):
+                    log.info("inode %d brought back to what the journal says", ino)
+        for ino in strays:
+            if recovery.discard_stray(self.state, self.region, ino):
+                log.info("removed the empty backing file of inode %d, which nobody was told about", ino)
+
+    def statistics(self) -> EngineStatistics:
+        """See EngineStatistics."""
+        return EngineStatistics(
+            self.ledger.committed,
+            self.orphans.reaped,
+            len(self.state.orphans),
+            len(self.state.inodes),
+            self.gate.under_way,
+        )

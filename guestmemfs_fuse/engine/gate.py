@@ -1,0 +1,61 @@
+"""Who may modify now: per-inode exclusion, and the drain that freeze waits for.
+
+Most changes are one synchronous commit and need nothing from here. Changes in several steps (allocation,
+shrinking) hold their inode, so that two of them never interleave on one file, and are counted, so that
+freeze can wait until the last of them is through.
+
+Invariant: while the gate is closed no new multi-step change starts. Called by engine/memory and control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from guestmemfs_fuse.core.errors import BusyFsError
+from guestmemfs_fuse.core.types import Ino
+
+
+class Gate:
+    """Counts multi-step changes and keeps them apart per inode."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Ino, trio.Lock] = {}
+        self._closed = False
+        self._under_way = 0
+        self._empty = trio.Event()
+
+    @property
+    def under_way(self) -> int:
+        """How many multi-step changes run or wait for their inode."""
+        return self._under_way
+
+    @asynccontextmanager
+    async def exclusive(self, ino: Ino) -> AsyncIterator[None]:
+        """Hold one inode against other multi-step changes. Raises BusyFsError while the gate is closed."""
+        if self._closed:
+            raise BusyFsError("the instance is being frozen")
+        lock = self._locks.setdefault(ino, trio.Lock())
+        self._under_way += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(ino, None)
+            self._under_way -= 1
+            if self._under_way == 0:
+                self._empty.set()
+
+    async def close(self) -> None:
+        """Let no multi-step change begin any more, and wait until those under way are through."""
+        self._closed = True
+        while self._under_way:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    def open(self) -> None:
+        """Let changes begin again."""
+        self._closed = False

@@ -1,0 +1,80 @@
+"""Decide, journal, evolve: the one way state changes.
+
+`Ledger.commit` is synchronous on purpose. The event loop is the mutation lock: between reading the
+state and changing it nothing else can run, because nothing awaits. What must wait (allocation, fsync)
+happens before or behind a commit, never inside.
+
+Invariants: a record is journaled before it is applied; when the journal refuses, the state is as it was;
+a request the kernel sends again after a crash (it was journaled, not answered) is never done twice.
+
+Called by the other modules of the engine, and by control through them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.decide import decide
+from guestmemfs_fuse.core.evolve import apply
+from guestmemfs_fuse.core.records import Made, Transaction
+from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.types import NO_REQUEST, ROOT_INO, Ino, Unique
+
+
+class Journal(Protocol):
+    """What the ledger needs of metadata/store.Store."""
+
+    def append(self, transaction: Transaction, /) -> int:
+        """Make a transaction durable. Raises FsError subclasses and changes nothing when it cannot."""
+
+
+class Origin(Protocol):
+    """The FUSE request behind a change."""
+
+    @property
+    def unique(self) -> int: ...
+
+    @property
+    def resent(self) -> bool: ...
+
+
+class Ledger:
+    """The state of an instance and the only door to changing it."""
+
+    def __init__(self, state: State, journal: Journal, clock: Callable[[], int] = time.time_ns) -> None:
+        self.state = state
+        self._journal = journal
+        self._clock = clock
+        self.committed = 0
+        self.on_commit: Callable[[], None] = lambda: None
+
+    def already_done(self, origin: Origin | None) -> Ino | None:
+        """The inode a resent request made or changed before the last daemon died, or None."""
+        if origin is None or not origin.resent:
+            return None
+        return self.state.recent.get(Unique(origin.unique))
+
+    def commit(self, command: cmd.Command, origin: Origin | None = None) -> Ino:
+        """Carry `command` out, durably, and return the inode it made or changed.
+
+        Raises FsError: from decide (refused) or from the journal (could not be written); then nothing
+        has changed.
+        """
+        records = decide(command, self.state, self._clock())
+        made = next((record.ino for record in records if isinstance(record, Made)), None)
+        ino = made if made is not None else getattr(command, "ino", ROOT_INO)
+        if records:
+            unique = Unique(origin.unique) if origin is not None else NO_REQUEST
+            transaction = Transaction(records, unique, ino)
+            self._journal.append(transaction)
+            apply(self.state, transaction)
+            self.committed += 1
+            self.on_commit()
+        return Ino(ino)
+
+    def check(self, command: cmd.Command) -> None:
+        """Raise what `commit` would raise now, without doing anything."""
+        decide(command, self.state, self._clock())

@@ -1,0 +1,154 @@
+"""Growing, shrinking and punching files: changes in several steps around one commit.
+
+Grow: memory first (in a thread, in pieces, interruptible), then the commit, then the backing's size.
+A commit that is refused takes the memory back. Shrink: nobody may map what is cut, then the commit, then
+the cut. A crash in between leaves what engine/recovery puts right from the journal.
+
+Called by fuse/operations (setattr), the relay's hooks (fallocate) and control (forced resize).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import count
+from typing import Final, TypeVar
+
+import trio
+
+from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.decide import inode_of
+from guestmemfs_fuse.core.errors import BusyFsError, RegionFullError, UnsupportedModeError
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine.gate import Gate
+from guestmemfs_fuse.engine.ledger import Ledger, Origin
+from guestmemfs_fuse.engine.orphans import Orphans
+from guestmemfs_fuse.linux import users
+from guestmemfs_fuse.region.base import Filled, Region, Stop
+
+T = TypeVar("T")
+
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
+_INLINE_BYTES: Final = 16 << 20
+"""Work on less than this takes well under a millisecond and is not worth a thread."""
+
+
+class Memory:
+    """The calls that move memory between a file and the region."""
+
+    def __init__(self, ledger: Ledger, region: Region, gate: Gate, orphans: Orphans) -> None:
+        self._ledger = ledger
+        self._region = region
+        self._gate = gate
+        self._orphans = orphans
+        self._one_at_a_time = trio.Lock()
+        self._running: dict[int, bool] = {}
+        self._own_numbers = count(-1, -1)
+
+    def interrupt(self, unique: int) -> None:
+        """The caller of request `unique` gave up: an allocation stops at its next piece."""
+        if unique in self._running:
+            self._running[unique] = True
+
+    async def resize(
+        self, ino: Ino, size_bytes: int, origin: Origin | None = None, *, force: bool = False
+    ) -> None:
+        """truncate(2). force: also when pinned or mapped beyond the new end.
+
+        Raises BusyFsError (pinned, frozen, mapped), RegionFullError, FileTooBigError, InterruptedFsError.
+        """
+        command = cmd.Resize(ino, size_bytes, force)
+        async with self._gate.exclusive(ino):
+            if self._ledger.already_done(origin) is not None:
+                return
+            self._ledger.check(command)
+            inode = inode_of(self._ledger.state, ino)
+            if size_bytes > inode.size_bytes:
+                await self._grow(inode, inode.size_bytes, size_bytes, command, origin)
+            else:
+                if size_bytes < inode.size_bytes and not force:
+                    await self._require_unmapped(inode, size_bytes)
+                cut_bytes = inode.size_bytes - size_bytes
+                self._ledger.commit(command, origin)
+                await _work(cut_bytes, self._region.settle, inode)
+
+    async def fallocate(
+        self, ino: Ino, mode: int, offset_bytes: int, length_bytes: int, origin: Origin | None = None
+    ) -> None:
+        """fallocate(2): mode 0, KEEP_SIZE, or PUNCH_HOLE | KEEP_SIZE.
+
+        Raises UnsupportedModeError for other modes, else as `resize`.
+        """
+        if mode == PUNCH_HOLE | KEEP_SIZE:
+            await self._punch(cmd.Punch(ino, offset_bytes, length_bytes), origin)
+            return
+        if mode not in (0, KEEP_SIZE):
+            raise UnsupportedModeError()
+        command = cmd.Allocate(ino, offset_bytes, length_bytes, keep_size=bool(mode))
+        async with self._gate.exclusive(ino):
+            if self._ledger.already_done(origin) is not None:
+                return
+            self._ledger.check(command)
+            inode = inode_of(self._ledger.state, ino)
+            await self._grow(inode, offset_bytes, offset_bytes + length_bytes, command, origin)
+
+    async def _punch(self, command: cmd.Punch, origin: Origin | None) -> None:
+        async with self._gate.exclusive(command.ino):
+            if self._ledger.already_done(origin) is not None:
+                return
+            self._ledger.check(command)
+            inode = inode_of(self._ledger.state, command.ino)
+            self._ledger.commit(command, origin)
+            await _work(
+                command.length_bytes, self._region.punch, inode, command.offset_bytes, command.length_bytes
+            )
+
+    async def _grow(
+        self, inode: Inode, start_bytes: int, end_bytes: int, command: cmd.Command, origin: Origin | None
+    ) -> None:
+        unique = origin.unique if origin is not None else next(self._own_numbers)
+        self._running[unique] = False
+        try:
+            # One at a time: two allocations must not each see the room the other one takes.
+            async with self._one_at_a_time:
+                filled = await self._fill(inode, start_bytes, end_bytes, lambda: self._running[unique])
+        finally:
+            del self._running[unique]
+        try:
+            self._ledger.commit(command, origin)
+        except BaseException:
+            self._region.take_back(inode.ino, filled)
+            raise
+        self._region.settle(inode)
+
+    async def _fill(self, inode: Inode, start_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        length_bytes = end_bytes - start_bytes
+        try:
+            return await _work(length_bytes, self._region.fill, inode, start_bytes, end_bytes, stop)
+        except RegionFullError:
+            # A file that was just removed may only wait for its FORGET.
+            if not self._orphans.sweep():
+                raise
+        return await _work(length_bytes, self._region.fill, inode, start_bytes, end_bytes, stop)
+
+    async def _require_unmapped(self, inode: Inode, size_bytes: int) -> None:
+        """Cutting what a process maps would kill it by SIGBUS."""
+        state = self._ledger.state
+        if inode.backing_id is None and not state.past_devices:
+            return  # never opened on this connection, and there was no other
+        devices = [(os.major(device), os.minor(device)) for device in state.devices]
+        mapped = await trio.to_thread.run_sync(users.mapped_beyond, devices, inode.ino, size_bytes)
+        if mapped:
+            names = ", ".join(f"{each.comm}[{each.pid}]" for each in mapped[:3])
+            raise BusyFsError(
+                f"{names} maps what would be cut", hint="guestmemfs resize-file --force cuts it"
+            )
+
+
+async def _work(length_bytes: int, function: Callable[..., T], *args: object) -> T:
+    """Run blocking work that grows with `length_bytes`: here when it is short, else in a thread."""
+    if length_bytes <= _INLINE_BYTES:
+        return function(*args)
+    return await trio.to_thread.run_sync(function, *args)

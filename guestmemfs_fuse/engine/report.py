@@ -1,0 +1,158 @@
+"""What `status` and `map` say: plain values, gathered from state, region and the kernel.
+
+Nothing is reported that was not measured: huge pages from the region, users from /proc. Blocking (it
+scans /proc): the daemon calls it in a thread; the command line calls it itself for a stopped instance.
+Keys are the CLI's JSON contract (docs/cli.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from guestmemfs_fuse.core.errors import FsError, UnknownTargetError
+from guestmemfs_fuse.core.state import Inode, State
+from guestmemfs_fuse.core.types import ROOT_INO, Ino
+from guestmemfs_fuse.linux import users
+from guestmemfs_fuse.region.base import Region
+
+Report = dict[str, Any]
+
+
+Listing = list[tuple[str, Inode]]
+
+
+def listing(state: State) -> Listing:
+    """Every regular file with its first path; orphans that are still in use come last, with an empty path.
+
+    Reads the state only: call it where the state cannot change, and `files` with the result in a thread.
+    """
+    return list(_walk(state))
+
+
+def files(listed: Listing, devices: list[users.Dev], region: Region) -> list[Report]:
+    """What is to say of every file listed. Blocks: measures each file and scans /proc once."""
+    mapped = users.mapped_by(devices) if devices else {}
+    opened = users.open_counts(devices) if devices else {}
+    return [
+        _file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0))
+        for path, inode in listed
+    ]
+
+
+def one_file(state: State, region: Region, path: str) -> Report:
+    """One file and where its memory is. Raises UnknownTargetError."""
+    inode = resolve(state, path)
+    devices = devices_of(state)
+    mapped = users.mapped_by_inode(devices, inode.ino) if devices else []
+    opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
+    report = _file(path, inode, region, mapped, opened)
+    report["extents"] = _extents(state, inode, region)
+    return report
+
+
+def region_figures(state: State, region: Region) -> Report:
+    """The region's kind and use."""
+    use = region.use()
+    return {
+        "kind": region.kind,
+        "size_bytes": use.size_bytes,
+        "block_bytes": region.block_bytes,
+        "used_bytes": use.used_bytes,
+        "free_bytes": use.free_bytes,
+    }
+
+
+def huge_figures(rows: list[Report]) -> Report:
+    """Huge-page coverage of all files together."""
+    huge_bytes = sum(row["huge_bytes"] for row in rows)
+    allocated_bytes = sum(row["allocated_bytes"] for row in rows)
+    return {"bytes": huge_bytes, "fraction": _fraction(huge_bytes, allocated_bytes)}
+
+
+def resolve(state: State, path: str) -> Inode:
+    """The inode a path inside the instance leads to (no symbolic links). Raises UnknownTargetError."""
+    inode = state.root
+    for name in path.strip("/").split("/"):
+        if not name:
+            continue
+        ino = inode.directory.get(os.fsencode(name)) if inode.directory is not None else None
+        if ino is None:
+            raise UnknownTargetError(f"no file {path}")
+        inode = state.inodes[ino]
+    return inode
+
+
+def _walk(state: State) -> Iterator[tuple[str, Inode]]:
+    queue: list[tuple[str, Ino]] = [("", ROOT_INO)]
+    seen: set[Ino] = set()
+    while queue:
+        prefix, ino = queue.pop()
+        directory = state.inodes[ino].directory
+        for name, child_ino in sorted(directory.items()) if directory is not None else ():
+            path = f"{prefix}/{os.fsdecode(name)}"
+            child = state.inodes[child_ino]
+            if child.is_dir:
+                queue.append((path, child_ino))
+            elif child.is_file and child_ino not in seen:
+                seen.add(child_ino)
+                yield path, child
+    for ino in sorted(state.orphans):
+        inode = state.inodes.get(ino)
+        if inode is not None and inode.is_file:
+            yield "", inode
+
+
+def _file(path: str, inode: Inode, region: Region, mapped: list[users.MappedBy], open_count: int) -> Report:
+    try:
+        allocated_bytes = region.stat(inode).allocated_bytes
+        huge_bytes = region.huge_bytes(inode) if allocated_bytes else 0
+    except FsError:
+        allocated_bytes = huge_bytes = 0  # fsck's business, not a reason to show nothing
+    return {
+        "path": path,
+        "ino": inode.ino,
+        "size_bytes": inode.size_bytes,
+        "allocated_bytes": allocated_bytes,
+        "huge_bytes": huge_bytes,
+        "huge_fraction": _fraction(huge_bytes, allocated_bytes),
+        "open_count": open_count,
+        "mapped_by": [asdict(user) for user in mapped],
+        "pinned": inode.pinned,
+        "saved_guest": os.fsdecode(inode.mark) or None,
+        "nlink": inode.nlink,
+    }
+
+
+def _extents(state: State, inode: Inode, region: Region) -> list[Report]:
+    """Where the file's bytes are: block runs of the region, or the parts of its backing that have memory."""
+    rows: list[Report] = []
+    if state.free is not None:
+        at = 0
+        for extent in inode.extents:
+            length = extent.count * state.block_bytes
+            region_offset = extent.start * state.block_bytes
+            rows.append({"offset_bytes": at, "length_bytes": length, "region_offset_bytes": region_offset})
+            at += length
+        return rows
+    at = 0
+    while at < inode.size_bytes:
+        try:
+            data = region.seek(inode, at, os.SEEK_DATA)
+            end = region.seek(inode, data, os.SEEK_HOLE)
+        except FsError:
+            break
+        rows.append({"offset_bytes": data, "length_bytes": end - data, "region_offset_bytes": None})
+        at = end
+    return rows
+
+
+def devices_of(state: State) -> list[users.Dev]:
+    """The superblocks through which processes may use files of this instance."""
+    return [(os.major(device), os.minor(device)) for device in state.devices]
+
+
+def _fraction(part: int, whole: int) -> float:
+    return round(min(1.0, part / whole), 4) if whole else 1.0
