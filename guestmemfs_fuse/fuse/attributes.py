@@ -1,7 +1,8 @@
 """Inodes as pyfuse3 wants them answered.
 
 Every change of an inode goes through the kernel that caches it, so attributes and names may be cached for
-good (a year); where we change something ourselves we tell the kernel (Kernel.invalidate_*).
+good (a year); where we change something ourselves we tell the kernel (Kernel.invalidate_*). Only a file
+with holes is asked for each time, because holes fill without a call.
 
 Called by fuse/operations.
 """
@@ -39,7 +40,11 @@ def attributes_of(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
     entry.st_blksize = region.block_bytes
     entry.st_blocks = 0
     if inode.is_file:
-        entry.st_blocks = region.stat(inode).allocated_bytes // 512
+        allocated_bytes = region.stat(inode).allocated_bytes
+        entry.st_blocks = allocated_bytes // 512
+        if allocated_bytes < inode.size_bytes:
+            # A guest that touches a hole fills it without anybody asking us: only st_blocks changes.
+            entry.attr_timeout = 0
     elif inode.directory is not None:
         entry.st_size = _ENTRY_BYTES * (2 + len(inode.directory))
     entry.st_atime_ns = inode.atime_ns

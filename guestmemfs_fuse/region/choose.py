@@ -20,7 +20,9 @@ ReceivedFds = Mapping[str, list[int]]
 class OpenRegion(Region, Protocol):
     """A region together with the directory its metadata lives in."""
 
-    metadata_fd: int
+    @property
+    def metadata_path(self) -> str:
+        """Directory of journal and snapshot."""
 
     def close(self) -> None:
         """Let go of descriptors; no memory is given up."""

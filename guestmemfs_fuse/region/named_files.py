@@ -32,11 +32,16 @@ class NamedBackingFiles(BackingFiles):
             os.makedirs(os.path.join(root_path, name), mode=0o700, exist_ok=True)
         self._root_fd = os.open(root_path, flags)
         self._data_fd = os.open("data", flags, dir_fd=self._root_fd)
-        self.metadata_fd = os.open("metadata", flags, dir_fd=self._root_fd)
+        self._metadata_fd = os.open("metadata", flags, dir_fd=self._root_fd)
+
+    @property
+    def metadata_path(self) -> str:
+        """Where journal and snapshot live: in the region itself."""
+        return os.path.join(self.root_path, "metadata")
 
     def close(self) -> None:
         """Let go of the directories; the memory stays."""
-        for fd in (self._data_fd, self.metadata_fd, self._root_fd):
+        for fd in (self._data_fd, self._metadata_fd, self._root_fd):
             os.close(fd)
 
     def create(self, ino: Ino) -> None:
@@ -94,7 +99,7 @@ class NamedBackingFiles(BackingFiles):
 
     def _metadata_bytes(self) -> int:
         total = 0
-        for entry in os.scandir(self.metadata_fd):
+        for entry in os.scandir(self._metadata_fd):
             try:
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
             except FileNotFoundError:

@@ -1,0 +1,102 @@
+"""Region and metadata of an instance, opened together: both exist and carry the same UUID, or nothing opens.
+
+A fresh start happens only when there is neither memory nor metadata; live data without metadata, or the
+reverse, is refused.
+
+Called by the daemon at start-up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from uuid import UUID
+
+import trio
+
+from guestmemfs_fuse.core.errors import CorruptMetadataError, GuestmemfsError
+from guestmemfs_fuse.core.state import State, new_state
+from guestmemfs_fuse.metadata import store as metadata
+from guestmemfs_fuse.metadata.files import DirectoryFiles
+from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
+from guestmemfs_fuse.region import choose
+from guestmemfs_fuse.region.choose import OpenRegion, ReceivedFds
+
+log = logging.getLogger(__name__)
+
+
+class Storage:
+    """An open region with its open store. Owns descriptors, no memory."""
+
+    def __init__(
+        self, region: OpenRegion, files: DirectoryFiles, store: metadata.Store, state: State, uuid: UUID
+    ) -> None:
+        self.region = region
+        self.store = store
+        self.state = state
+        self._files = files
+        self._uuid = uuid
+        self._appended = trio.Event()
+
+    def close(self) -> None:
+        """Leave a final snapshot where that is cheap, and let go of all descriptors."""
+        self.store.close(self.state)
+        self._files.close()
+        self.region.close()
+
+    def note_commit(self) -> None:
+        """Something was journaled: see whether the journal is due to be folded."""
+        if self.store.compaction_due:
+            self._appended.set()
+
+    async def compact_when_due(self) -> None:
+        """Fold the journal whenever it is due, in a process of its own: the daemon only rotates. Runs for ever."""
+        while True:
+            await self._appended.wait()
+            self._appended = trio.Event()
+            began_ns = time.monotonic_ns()
+            try:
+                self.store.rotate()
+                await self._compact()
+                self.store.note_compaction(took_ns=time.monotonic_ns() - began_ns)
+            except (GuestmemfsError, OSError) as error:
+                log.warning("the journal was not folded: %s", error)
+
+    async def _compact(self) -> None:
+        module = "guestmemfs_fuse.metadata.compact"
+        command = [sys.executable, "-m", module, self._files.path, self._uuid.hex]
+        result = await trio.run_process(command, check=False, capture_stderr=True, stdin=None)
+        if result.returncode:
+            raise GuestmemfsError(result.stderr.decode(errors="replace").strip() or "compaction died")
+
+
+def open_storage(config: InstanceConfig, paths: Paths, received: ReceivedFds) -> Storage:
+    """Attach to what is there, or make it.
+
+    Raises MetadataError (refused, nothing changed), OutOfMemoryError or UnsupportedError (region), OSError.
+    """
+    if not choose.region_is_there(config, paths, received):
+        choose.create_region(config, paths)
+    region = choose.open_region(config, paths, received)
+    os.makedirs(region.metadata_path, mode=0o700, exist_ok=True)
+    files = DirectoryFiles(region.metadata_path)
+    uuid = UUID(config.uuid_hex)
+    if metadata.exists(files):
+        opened = metadata.Store.open(files, uuid)
+        for remark in opened.report.remarks:
+            log.warning("%s", remark)
+        return Storage(region, files, opened.store, opened.state, uuid)
+    if next(iter(region.inventory()), None) is not None:
+        raise CorruptMetadataError(
+            f"{files.path} holds no metadata, but the region holds files",
+            hint="put the metadata back; `guestmemfs destroy` gives the memory up",
+        )
+    state = new_state(
+        region_bytes=config.size_bytes,
+        block_bytes=config.block_bytes,
+        now_ns=time.time_ns(),
+        extents=config.kind == "hugetlb",
+    )
+    return Storage(region, files, metadata.Store.create(files, uuid, state), state, uuid)

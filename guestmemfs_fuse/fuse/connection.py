@@ -1,0 +1,96 @@
+"""The /dev/fuse connection a daemon serves: taken over from the store, or made by mounting.
+
+A stored connection is resumed only when it is the one the metadata knows (same superblock, with the INIT
+request to replay) and its mount still stands; otherwise it is of no use, is dropped, and the
+instance is mounted anew. Open files of the dropped connection fail; what is mapped stays mapped.
+
+Called by the daemon. Owns the descriptor until the daemon closes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+
+from guestmemfs_fuse.core.errors import UnknownTargetError, UnsupportedError, UsageError
+from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.fuse import device
+from guestmemfs_fuse.linux import mount, mountinfo
+
+log = logging.getLogger(__name__)
+
+FSTYPE = "fuse.guestmemfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """device: dev_t of the mount's superblock; stored_init: the INIT to replay, None on a fresh connection."""
+
+    fd: int
+    device: int
+    stored_init: bytes | None
+
+    @property
+    def fresh(self) -> bool:
+        return self.stored_init is None
+
+
+def connect(mountpoint: str, name: str, stored_fds: list[int], state: State) -> Connection:
+    """Take the connection over from the store, or mount a new one.
+
+    mountpoint: canonical, an existing directory; name: what mount tables show as source.
+    Raises UnsupportedError (no /dev/fuse, not root), UnknownTargetError or UsageError (mountpoint).
+    """
+    there = mounted_device(mountpoint)
+    session = state.session
+    if stored_fds and session is not None and there == session.device:
+        for fd in stored_fds[:-1]:
+            os.close(fd)
+        return Connection(stored_fds[-1], there, session.init_request)
+    for fd in stored_fds:
+        log.warning("the stored connection belongs to no mount of ours any more; mounting anew")
+        os.close(fd)
+    if there is not None:
+        mount.umount(mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+    return _mount(mountpoint, name)
+
+
+def mounted_device(mountpoint: str) -> int | None:
+    """The dev_t of our filesystem at mountpoint, or None. Never touches the mountpoint."""
+    entry = mountinfo.find_mountpoint(mountpoint)
+    if entry is None or entry.fstype != FSTYPE:
+        return None
+    return os.makedev(entry.major, entry.minor)
+
+
+def _mount(mountpoint: str, name: str) -> Connection:
+    try:
+        fd = device.open_device()
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot open /dev/fuse: {error.strerror}", hint="be root, and `modprobe fuse`"
+        ) from error
+    try:
+        device.mount_fuse(fd, mountpoint, source=name)
+        there = mounted_device(mountpoint)
+        if there is None:
+            raise UnsupportedError(f"the mount at {mountpoint} disappeared at once")
+    except OSError as error:
+        os.close(fd)
+        raise _mount_error(mountpoint, error) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return Connection(fd, there, None)
+
+
+def _mount_error(mountpoint: str, error: OSError) -> Exception:
+    if error.errno in (errno.ENOENT, errno.ENOTCONN):
+        return UnknownTargetError(f"no directory {mountpoint}", hint="make it first")
+    if error.errno == errno.ENOTDIR:
+        return UsageError(f"{mountpoint} is no directory")
+    if error.errno == errno.EPERM:
+        return UnsupportedError("mounting needs root in the initial user namespace")
+    return UnsupportedError(f"cannot mount at {mountpoint}: {error.strerror}")
