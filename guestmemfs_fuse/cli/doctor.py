@@ -84,16 +84,21 @@ def _print_tables(probes: list[Probe], regions: list[RegionRow]) -> None:
 
     console = Console(highlight=False)
 
-    def table(*columns: str) -> Table:
+    def table(last: str, **columns: int) -> Table:
+        """Columns of these widths, and a last one that is cut when it does not fit."""
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for column in columns:
-            made.add_column(column, no_wrap=True, overflow="ellipsis")
+        made.add_column("", min_width=3)
+        for name, width in columns.items():
+            made.add_column(name, min_width=width)
+        # rich would narrow the others first; 3 is what lies between two columns
+        rest = console.width - 3 - sum(columns.values()) - 3 * (len(columns) + 1)
+        made.add_column(last, no_wrap=True, overflow="ellipsis", max_width=rest)
         return made
 
-    abilities = table("", "ability", "measured")
+    abilities = table("measured", ability=16)
     for probe in probes:
         abilities.add_row(mark(probe.ok), probe.name, Text(probe.detail))
-    kinds = table("", "region", "mmap", "what it gives, or what is missing")
+    kinds = table("what it gives, or what is missing", region=7, mmap=14)
     for row in regions:
         kinds.add_row(mark(row.works), row.kind, _mmap(row), Text(row.reason))
     console.print(Text(f"kernel {os.uname().release}"), abilities, "", kinds, sep="\n")

@@ -68,12 +68,21 @@ def parse_maps(raw: bytes, devs: Iterable[Dev]) -> list[Vma]:
     return found
 
 
+def vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
+    """Every process that maps files of these superblocks, by pid, with its mappings of them."""
+    wanted = tuple(devs)
+    for pid in _pids():
+        found = parse_maps(_read(f"/proc/{pid}/maps"), wanted)
+        if found:
+            yield pid, found
+
+
 def mapped_by(devs: Iterable[Dev]) -> dict[int, list[MappedBy]]:
     """Every file of these superblocks that is mapped: inode number -> the processes, by pid."""
     found: dict[int, list[MappedBy]] = {}
-    for pid, vmas in _all_vmas(devs):
+    for pid, mappings in vmas(devs):
         by_inode: dict[int, int] = {}
-        for vma in vmas:
+        for vma in mappings:
             by_inode[vma.ino] = by_inode.get(vma.ino, 0) + vma.end - vma.start
         comm = _comm(pid)
         for ino, length_bytes in by_inode.items():
@@ -92,10 +101,10 @@ def mapped_beyond(devs: Iterable[Dev], ino: int, offset_bytes: int) -> list[Mapp
     bytes counts only what lies at or behind the offset. A mapping that ends exactly there does not count.
     """
     found = []
-    for pid, vmas in _all_vmas(devs):
+    for pid, mappings in vmas(devs):
         beyond = sum(
             vma.file_end_bytes - max(vma.offset_bytes, offset_bytes)
-            for vma in vmas
+            for vma in mappings
             if vma.ino == ino and vma.file_end_bytes > offset_bytes
         )
         if beyond:
@@ -144,14 +153,6 @@ def _mount_ids(
         mounts = mountinfo.read_mounts(pid)
         seen[key] = frozenset(b"%d" % m.mount_id for m in mounts if m.dev in devs)
     return seen[key]
-
-
-def _all_vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
-    wanted = tuple(devs)
-    for pid in _pids():
-        vmas = parse_maps(_read(f"/proc/{pid}/maps"), wanted)
-        if vmas:
-            yield pid, vmas
 
 
 def _pids() -> list[int]:

@@ -1,0 +1,123 @@
+"""Mappings, advice and file space, on plain shmem files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guestmemfs_fuse.linux import memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    """A sparse memfd of 8 MiB."""
+    fd = memory.memfd("memory")
+    os.ftruncate(fd, 8 * MIB)
+    yield fd
+    os.close(fd)
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_mapped(address: int) -> bool:
+    starts = [line.split("-")[0] for line in Path("/proc/self/maps").read_text().splitlines()]
+    return f"{address:08x}" in starts
+
+
+def test_mapping_reads_and_writes_the_file_at_its_offset(fd: int) -> None:
+    os.pwrite(fd, b"hello", 2 * MIB + 10)
+    with memory.Mapping(fd, MIB, prot=memory.PROT_READ | memory.PROT_WRITE, offset_bytes=2 * MIB) as mapping:
+        assert mapping.read(10, 5) == b"hello"
+        mapping.write(0, b"there")
+    assert os.pread(fd, 5, 2 * MIB) == b"there"
+
+
+def test_mapping_is_aligned_to_huge_pages_and_gone_afterwards(fd: int) -> None:
+    with memory.Mapping(fd, 3 * MIB) as mapping:
+        address = mapping.address
+        assert address % (2 * MIB) == 0
+        assert is_mapped(address)
+    assert not is_mapped(address)
+    mapping.close()
+
+
+def test_mapping_gives_back_what_it_reserved(fd: int) -> None:
+    with memory.Mapping(fd, 8 * MIB):
+        pass
+    before = address_space()
+    with memory.Mapping(fd, 8 * MIB):
+        assert address_space() - before == 8 * MIB
+    assert address_space() == before
+
+
+def test_failed_mapping_leaves_nothing(tmp_path: Path) -> None:
+    file = os.open(tmp_path / "writeonly", os.O_WRONLY | os.O_CREAT)
+    try:
+        before = address_space()
+        with pytest.raises(PermissionError, match="mmap"):
+            memory.Mapping(file, 4096)
+        assert address_space() == before
+    finally:
+        os.close(file)
+
+
+def test_access_outside_of_the_mapping_is_refused(fd: int) -> None:
+    with memory.Mapping(fd, MIB, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
+        with pytest.raises(IndexError):
+            mapping.read(MIB - 1, 2)
+        with pytest.raises(IndexError):
+            mapping.write(-1, b"x")
+
+
+def test_nothing_cannot_be_mapped(fd: int) -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        memory.Mapping(fd, 0)
+
+
+def test_populate_allocates_just_the_part(fd: int) -> None:
+    with memory.Mapping(fd, 8 * MIB, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
+        mapping.advise(memory.MADV_POPULATE_WRITE, 2 * MIB, MIB)
+    assert os.fstat(fd).st_blocks * 512 == MIB
+
+
+def test_unknown_advice_is_an_error(fd: int) -> None:
+    with memory.Mapping(fd, MIB) as mapping, pytest.raises(OSError, match="madvise"):
+        mapping.advise(9999)
+
+
+def test_fallocate_allocates_beyond_the_end_and_punches_holes(fd: int) -> None:
+    memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, 8 * MIB, MIB)
+    assert os.fstat(fd).st_size == 8 * MIB
+    assert os.fstat(fd).st_blocks * 512 == MIB
+    memory.fallocate(fd, memory.FALLOC_FL_PUNCH_HOLE | memory.FALLOC_FL_KEEP_SIZE, 8 * MIB, MIB)
+    assert os.fstat(fd).st_blocks == 0
+
+
+def test_fallocate_says_what_the_filesystem_cannot(fd: int) -> None:
+    with pytest.raises(OSError, match="fallocate") as caught:
+        memory.fallocate(fd, memory.FALLOC_FL_COLLAPSE_RANGE, 0, MIB)
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_filesystem_type_of_shmem(fd: int) -> None:
+    assert memory.filesystem_type(fd) == memory.TMPFS_MAGIC
+
+
+def test_memory_can_be_bound_to_a_node(fd: int) -> None:
+    with memory.Mapping(fd, MIB, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
+        memory.mbind(mapping.address, MIB, memory.MPOL_BIND, [0])
+        policy = next(
+            line for line in Path("/proc/self/numa_maps").read_text().splitlines()
+            if line.startswith(f"{mapping.address:x} ")
+        )  # fmt: skip
+        assert "bind:0" in policy
+        with pytest.raises(OSError, match="mbind"):
+            memory.mbind(mapping.address, MIB, memory.MPOL_BIND, [1000])

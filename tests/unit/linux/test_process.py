@@ -1,0 +1,94 @@
+"""Process attributes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from guestmemfs_fuse.linux import process
+
+
+def test_boot_id_is_a_uuid_and_stays() -> None:
+    assert str(uuid.UUID(process.boot_id())) == process.boot_id()
+
+
+def test_peer_of_a_socket_pair_is_this_process() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        assert process.peer(left) == process.Peer(os.getpid(), os.getuid(), os.getgid())
+
+
+def test_name_is_cut_to_15_bytes() -> None:
+    code = (
+        "from guestmemfs_fuse.linux import process; process.set_name('guestmemfs-daemon');"
+        "print(open('/proc/self/comm').read(), end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "guestmemfs-daem\n"
+
+
+def test_subreaper_gets_the_orphans() -> None:
+    code = """
+import os
+from guestmemfs_fuse.linux import process
+process.set_child_subreaper()
+middle = os.fork()
+if middle == 0:
+    if os.fork() == 0:
+        os._exit(7)
+    os._exit(0)
+statuses = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2))
+print(statuses)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0, 7]\n"
+
+
+def test_child_dies_with_its_parent() -> None:
+    code = """
+import os, signal, sys
+from guestmemfs_fuse.linux import process
+read_end, write_end = os.pipe()
+child = os.fork()
+if child == 0:
+    process.set_parent_death_signal(signal.SIGKILL)
+    os.write(write_end, b"x")
+    signal.pause()
+os.read(read_end, 1)
+print(child, flush=True)
+"""
+    # The grandchild holds the pipe: reading to its end waits for its death.
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20
+    )
+    assert not process.is_alive(int(done.stdout))
+
+
+def test_life_and_death_of_a_child() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert process.is_alive(child.pid)
+        assert process.start_time_ticks(child.pid) >= process.start_time_ticks(os.getpid())
+        pidfd = process.open_pidfd(child.pid)
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        os.close(pidfd)
+        assert not process.is_alive(child.pid), "a zombie is not alive"
+    finally:
+        child.communicate()
+    assert not process.is_alive(child.pid)
+    with pytest.raises(OSError):
+        process.start_time_ticks(child.pid)
+
+
+def test_tracing_leaves_no_child() -> None:
+    before = set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    process.trace_a_child()
+    assert set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()) == before

@@ -1,0 +1,34 @@
+"""The promise of this room: nobody else talks to the kernel through ctypes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import guestmemfs_fuse
+
+PACKAGE = Path(guestmemfs_fuse.__file__).parent
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_only_one_module_imports_ctypes() -> None:
+    users = [
+        p for p in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "ctypes" for n in imported_modules(p))
+    ]
+    assert users == [PACKAGE / "linux" / "libc.py"]
+
+
+def test_this_room_imports_nothing_above_it() -> None:
+    for path in (PACKAGE / "linux").glob("*.py"):
+        ours = {n for n in imported_modules(path) if n.startswith("guestmemfs_fuse")}
+        allowed = ("guestmemfs_fuse.linux", "guestmemfs_fuse.core.errors")
+        assert all(name.startswith(allowed) for name in ours), path
