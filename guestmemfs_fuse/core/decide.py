@@ -16,7 +16,8 @@ from functools import singledispatch
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core import errors as err
 from guestmemfs_fuse.core import records as rec
-from guestmemfs_fuse.core.state import Directory, Inode, State
+from guestmemfs_fuse.core.directory import Directory
+from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import (
     FILE_MAX_BYTES,
     LINK_MAX,

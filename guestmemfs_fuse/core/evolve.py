@@ -10,7 +10,8 @@ import stat
 from functools import singledispatch
 
 from guestmemfs_fuse.core import records as rec
-from guestmemfs_fuse.core.state import PAST_DEVICES, RECENT_REQUESTS, Directory, Inode, Session, State
+from guestmemfs_fuse.core.directory import Directory
+from guestmemfs_fuse.core.state import PAST_DEVICES, RECENT_REQUESTS, Inode, Session, State
 from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino
 
 

@@ -1,8 +1,11 @@
 """A State as plain values and back: what a snapshot holds.
 
 The image is a stream, so that a large state is neither built nor read in one piece: first one header,
-then one item per inode. Items are lists of numbers, bytes and lists; field order is the on-disk format
+then one item per inode. Items are tuples of numbers, bytes and tuples; field order is the on-disk format
 (docs/format.md), fields are only ever appended and a missing tail means its default.
+
+`load` trusts nothing: every field's type is checked (one look-up per inode), since a snapshot may have been
+made by a program with a bug, or by nobody's program at all.
 
 Called by metadata/snapshot and by tests.
 """
@@ -11,36 +14,71 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import product
+from types import NoneType
+from typing import Any, Final
 
+from guestmemfs_fuse.core.directory import Directory
 from guestmemfs_fuse.core.errors import CorruptMetadataError
 from guestmemfs_fuse.core.extents import FreeMap
-from guestmemfs_fuse.core.state import Directory, Inode, Session, State
-from guestmemfs_fuse.core.types import BackingId, BlockNumber, Cookie, Extent, Ino, Unique, UserLimits
+from guestmemfs_fuse.core.state import Inode, Session, State
+from guestmemfs_fuse.core.types import BlockNumber, Cookie, Extent, Ino, Unique, UserLimits
+
+Item = tuple[Any, ...]
+
+_OPTIONAL_INT: Final = (int, NoneType)
+_OPTIONAL_TUPLE: Final = (tuple, NoneType)
+_HEADER_SHAPES: Final = frozenset(
+    product(
+        (int,),
+        (int,),
+        (bool,),
+        (tuple,),
+        (int,),
+        (bool,),
+        (int,),
+        _OPTIONAL_TUPLE,
+        *[(tuple,)] * 3,
+        (int,),
+    )
+)
+_INODE_SHAPES: Final = frozenset(
+    product(
+        *[(int,)] * 11,
+        (bytes,),
+        _OPTIONAL_TUPLE,
+        (bool,),
+        (bytes,),
+        _OPTIONAL_INT,
+        (tuple,),
+        _OPTIONAL_TUPLE,
+    )
+)
+"""The types of the fields in the order of `_dump_inode`, all that are accepted."""
 
 
-def dump(state: State) -> Iterator[list[Any]]:
+def dump(state: State) -> Iterator[Item]:
     """The header, then every inode, by number."""
     session = state.session
-    yield [
+    yield (
         state.region_bytes,
         state.block_bytes,
         state.free is not None,
-        [state.limits.max_files, state.limits.max_xattr_bytes],
+        (state.limits.max_files, state.limits.max_xattr_bytes),
         state.next_ino,
         state.frozen,
         state.generation,
-        None if session is None else [session.init_request, session.device],
-        list(state.past_devices),
-        [[unique, ino] for unique, ino in state.recent.items()],
+        None if session is None else (session.init_request, session.device),
+        state.past_devices,
+        tuple(state.recent.items()),
         _plain_extents(state.quarantined),
         len(state.inodes),
-    ]
+    )
     for ino in sorted(state.inodes):
         yield _dump_inode(state.inodes[ino])
 
 
-def load(items: Iterable[list[Any]], *, lenient: bool = False) -> State:
+def load(items: Iterable[Item], *, lenient: bool = False) -> State:
     """The State an image describes.
 
     lenient: load also what claims blocks twice (for fsck, which then says so).
@@ -49,49 +87,88 @@ def load(items: Iterable[list[Any]], *, lenient: bool = False) -> State:
     stream = iter(items)
     try:
         state, inode_count = _load_header(next(stream))
-        for item in stream:
-            inode = _load_inode(item)
-            if inode.ino in state.inodes:
-                raise CorruptMetadataError(f"inode {inode.ino} stands twice in the image")
-            _add(state, inode)
+        _load_inodes(stream, state)
         if len(state.inodes) != inode_count:
             raise CorruptMetadataError(f"the image has {len(state.inodes)} of {inode_count} inodes")
         if state.free is not None:
             _mark_used(state, state.free, lenient=lenient)
-    except (StopIteration, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (StopIteration, TypeError, ValueError, OverflowError) as error:
         raise CorruptMetadataError(f"the image does not describe an instance ({error})") from error
     return state
 
 
-def _load_header(header: list[Any]) -> tuple[State, int]:
+def _load_header(header: Item) -> tuple[State, int]:
+    if tuple(map(type, header)) not in _HEADER_SHAPES:
+        raise ValueError("the header's fields have wrong types")
     region_bytes, block_bytes, extents, limits, next_ino, frozen, generation, session = header[:8]
     past_devices, recent, quarantined, inode_count = header[8:12]
+    if block_bytes <= 0 or region_bytes < block_bytes:
+        raise ValueError("a region is at least one block")
     state = State(
-        region_bytes=int(region_bytes),
-        block_bytes=int(block_bytes),
-        limits=UserLimits(*limits),
+        region_bytes=region_bytes,
+        block_bytes=block_bytes,
+        limits=UserLimits(*_numbers(limits, 2)),
         next_ino=Ino(next_ino),
-        frozen=bool(frozen),
-        generation=int(generation),
-        session=None if session is None else Session(bytes(session[0]), int(session[1])),
-        past_devices=tuple(past_devices),
-        recent=OrderedDict((Unique(unique), Ino(ino)) for unique, ino in recent),
+        frozen=frozen,
+        generation=generation,
+        session=None if session is None else _load_session(session),
+        past_devices=_numbers(past_devices),
+        recent=OrderedDict(
+            (Unique(unique), Ino(ino)) for unique, ino in (_numbers(one, 2) for one in recent)
+        ),
         quarantined=_extents(quarantined),
     )
-    if state.block_bytes <= 0 or state.region_bytes <= 0:
-        raise ValueError("sizes must be positive")
     if extents:
-        state.free = FreeMap(state.region_bytes // state.block_bytes)
-    return state, int(inode_count)
+        state.free = FreeMap(region_bytes // block_bytes)
+    return state, inode_count
 
 
-def _add(state: State, inode: Inode) -> None:
-    state.inodes[inode.ino] = inode
-    if inode.nlink == 0:
-        state.orphans.add(inode.ino)
-    owner = state.user(inode.uid)
-    owner.files += 1
-    owner.xattr_bytes += inode.xattr_bytes
+def _load_session(item: Item) -> Session:
+    init_request, device = item
+    if type(init_request) is not bytes or type(device) is not int:
+        raise ValueError("the session's fields have wrong types")
+    return Session(init_request, device)
+
+
+def _load_inodes(items: Iterable[Item], state: State) -> None:
+    """Add every inode; the hot loop of a restart. Equal numbers become one object: half the memory."""
+    inodes, usage, shared = state.inodes, state.user, dict[int, int]()
+    same = shared.setdefault
+    for item in items:
+        if tuple(map(type, item)) not in _INODE_SHAPES:
+            raise ValueError("an inode's fields have wrong types")
+        ino, mode, uid, gid, nlink, atime_ns, mtime_ns, ctime_ns, rdev, size_bytes, prealloc_bytes = item[:11]
+        target, xattrs, pinned, mark, backing_id, extents, directory = item[11:]
+        if ino in inodes:
+            raise CorruptMetadataError(f"inode {ino} stands twice in the image")
+        mtime_ns = atime_ns if mtime_ns == atime_ns else mtime_ns
+        inode = Inode(
+            ino,
+            same(mode, mode),
+            same(uid, uid),
+            same(gid, gid),
+            nlink,
+            atime_ns,
+            mtime_ns,
+            mtime_ns if ctime_ns == mtime_ns else ctime_ns,
+            rdev,
+            same(size_bytes, size_bytes),
+            prealloc_bytes,
+            target,
+            None if xattrs is None else _load_xattrs(xattrs),
+            pinned,
+            mark,
+            backing_id,
+            _extents(extents) if extents else (),
+            None if directory is None else _load_directory(directory),
+        )
+        inodes[ino] = inode
+        if nlink == 0:
+            state.orphans.add(ino)
+        owner = usage(uid)
+        owner.files += 1
+        if xattrs is not None:
+            owner.xattr_bytes += inode.xattr_bytes
 
 
 def _mark_used(state: State, free: FreeMap, *, lenient: bool) -> None:
@@ -107,13 +184,15 @@ def _mark_used(state: State, free: FreeMap, *, lenient: bool) -> None:
                         hint="run guestmemfs fsck",
                     ) from error
     for extent in state.quarantined:
+        if extent.start < 0 or extent.end > free.total_blocks:
+            raise ValueError(f"quarantined blocks up to {extent.end} of {free.total_blocks}")
         for block in range(extent.start, extent.end):
             free.quarantine(BlockNumber(block))
 
 
-def _dump_inode(inode: Inode) -> list[Any]:
+def _dump_inode(inode: Inode) -> Item:
     directory = inode.directory
-    return [
+    return (
         inode.ino,
         inode.mode,
         inode.uid,
@@ -126,59 +205,57 @@ def _dump_inode(inode: Inode) -> list[Any]:
         inode.size_bytes,
         inode.prealloc_bytes,
         inode.target,
-        None if inode.xattrs is None else [[name, value] for name, value in inode.xattrs.items()],
+        None if inode.xattrs is None else tuple(inode.xattrs.items()),
         inode.pinned,
         inode.mark,
         inode.backing_id,
         _plain_extents(inode.extents),
         None if directory is None else _dump_directory(directory),
-    ]
-
-
-def _dump_directory(directory: Directory) -> list[Any]:
-    entries = [[cookie, name, ino] for cookie, name, ino in directory.after(0)]
-    return [directory.parent, directory.next_cookie, entries]
-
-
-def _load_inode(item: list[Any]) -> Inode:
-    ino, mode, uid, gid, nlink, atime_ns, mtime_ns, ctime_ns = (int(value) for value in item[:8])
-    rdev, size_bytes, prealloc_bytes = (int(value) for value in item[8:11])
-    target, xattrs, pinned, mark, backing_id, extents, directory = item[11:18]
-    return Inode(
-        Ino(ino),
-        mode,
-        uid,
-        gid,
-        nlink,
-        atime_ns,
-        mtime_ns,
-        ctime_ns,
-        rdev,
-        size_bytes,
-        prealloc_bytes,
-        bytes(target),
-        None if xattrs is None else {bytes(name): bytes(value) for name, value in xattrs},
-        bool(pinned),
-        bytes(mark),
-        None if backing_id is None else BackingId(int(backing_id)),
-        _extents(extents),
-        None if directory is None else _load_directory(directory),
     )
 
 
-def _load_directory(item: list[Any]) -> Directory:
+def _dump_directory(directory: Directory) -> Item:
+    entries = tuple((cookie, name, ino) for cookie, name, ino in directory.after(0))
+    return (directory.parent, directory.next_cookie, entries)
+
+
+def _load_xattrs(items: Item) -> dict[bytes, bytes]:
+    xattrs: dict[bytes, bytes] = {}
+    for name, value in items:
+        if type(name) is not bytes or type(value) is not bytes or name in xattrs:
+            raise ValueError("an inode's extended attributes are no names and values")
+        xattrs[name] = value
+    return xattrs
+
+
+def _load_directory(item: Item) -> Directory:
     parent, next_cookie, entries = item
-    directory = Directory(Ino(int(parent)), int(next_cookie))
+    if type(parent) is not int or type(next_cookie) is not int:
+        raise ValueError("a directory's fields have wrong types")
+    directory = Directory(Ino(parent), next_cookie)
+    restore = directory.restore
     for cookie, name, ino in entries:
-        if directory.get(name) is not None:
-            raise ValueError(f"a directory has {name!r} twice")
-        directory.restore(bytes(name), Ino(int(ino)), Cookie(int(cookie)))
+        if type(name) is not bytes:
+            raise ValueError("a directory's entry has no name")
+        restore(name, Ino(ino), Cookie(cookie))
     return directory
 
 
-def _plain_extents(extents: tuple[Extent, ...]) -> list[list[int]]:
-    return [[extent.start, extent.count] for extent in extents]
+def _numbers(items: Item, count: int | None = None) -> tuple[int, ...]:
+    if type(items) is not tuple or any(type(item) is not int for item in items):
+        raise ValueError("numbers were expected")
+    if count not in (None, len(items)):
+        raise ValueError(f"{count} numbers were expected")
+    return items
 
 
-def _extents(items: Iterable[Any]) -> tuple[Extent, ...]:
-    return tuple(Extent(BlockNumber(int(start)), int(count)) for start, count in items)
+def _pairs(items: Item) -> Iterator[Item]:
+    return (_numbers(item, 2) for item in items)
+
+
+def _plain_extents(extents: tuple[Extent, ...]) -> Item:
+    return tuple((extent.start, extent.count) for extent in extents)
+
+
+def _extents(items: Item) -> tuple[Extent, ...]:
+    return tuple(Extent(BlockNumber(start), count) for start, count in _pairs(items))

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from sortedcontainers import SortedDict
-
+from guestmemfs_fuse.core.directory import Directory
 from guestmemfs_fuse.core.extents import FreeMap
 from guestmemfs_fuse.core.types import (
     FIRST_FREE_INO,
     ROOT_INO,
     BackingId,
-    Cookie,
     Extent,
     Ino,
     Unique,
@@ -37,63 +34,6 @@ answered when it dies (it answers right behind the journal write)."""
 
 PAST_DEVICES: Final = 64
 """How many former superblocks of this instance are remembered: a guest may still map files through one."""
-
-
-class Directory:
-    """The entries of one directory, by name and in the order of their cookies.
-
-    A cookie is the readdir offset of an entry: it grows with every insertion and is not reused, so a
-    listing goes on correctly from any cookie while entries come and go. All operations are O(log n).
-    """
-
-    __slots__ = ("_by_cookie", "_by_name", "next_cookie", "parent")
-
-    def __init__(self, parent: Ino, next_cookie: int = 3) -> None:
-        self.parent = parent
-        self.next_cookie = next_cookie
-        self._by_name: dict[bytes, tuple[Ino, Cookie]] = {}
-        self._by_cookie: Any = SortedDict()
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def get(self, name: bytes) -> Ino | None:
-        """The inode of an entry, or None."""
-        found = self._by_name.get(name)
-        return found[0] if found else None
-
-    def add(self, name: bytes, ino: Ino) -> None:
-        """Enter `name`; it must be free."""
-        self.restore(name, ino, Cookie(self.next_cookie))
-        self.next_cookie += 1
-
-    def restore(self, name: bytes, ino: Ino, cookie: Cookie) -> None:
-        """Enter `name` under a known cookie (loading an image)."""
-        self._by_name[name] = (ino, cookie)
-        self._by_cookie[cookie] = name
-
-    def remove(self, name: bytes) -> Ino:
-        """Take `name` out and return its inode."""
-        ino, cookie = self._by_name.pop(name)
-        del self._by_cookie[cookie]
-        return ino
-
-    def replace(self, name: bytes, ino: Ino) -> Ino:
-        """Let `name` lead to another inode, at its place in the listing; returns the former."""
-        former, cookie = self._by_name[name]
-        self._by_name[name] = (ino, cookie)
-        return former
-
-    def after(self, cookie: int) -> Iterator[tuple[Cookie, bytes, Ino]]:
-        """Entries behind `cookie`, in order."""
-        for at in self._by_cookie.irange(minimum=cookie, inclusive=(False, True)):
-            name = self._by_cookie[at]
-            yield at, name, self._by_name[name][0]
-
-    def items(self) -> Iterator[tuple[bytes, Ino]]:
-        """Names and inodes, in no particular order."""
-        for name, (ino, _) in self._by_name.items():
-            yield name, ino
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from guestmemfs_fuse.metadata.framing import HEADER_BYTES
 from guestmemfs_fuse.metadata.journal import Segment
 
 COMPACT_MIN_BYTES: Final = 1 << 20
-COMPACT_SHARE: Final = 2
+COMPACT_SHARE: Final = 4
 """A journal is folded when it is longer than COMPACT_MIN_BYTES and than 1/COMPACT_SHARE of the snapshot:
 the work of folding is then a constant per change, however large the state is."""
 
