@@ -1,5 +1,4 @@
-"""The channel between /dev/fuse and libfuse: reads each request, touches the few that need it, carries the
-rest.
+"""The channel between /dev/fuse and libfuse: carries every message, touches the few that need it.
 
 libfuse (inside pyfuse3) sits at the other end of a socketpair that keeps message boundaries, and believes
 it is the device. The relay owns the socketpair and the table of requests in flight, not the device: that
@@ -11,7 +10,7 @@ The reply is in the socket when the worker comes back to ask for more, and is ca
 Replies that come at another time are caught by a task of run().
 
 Invariants
-- one reader: wait_for_request() is never entered twice at a time (pyfuse3 holds a lock around it);
+- one watcher: of the workers in wait_for_request(), one waits for the device and the others are parked;
 - a request is in the table from the moment it is read until its reply was written;
 - the device is read only while STARTING and SERVING, so that a request is never taken that we cannot answer;
 - a reply carries the unique as it was read, resend bit included.
@@ -20,23 +19,23 @@ Called by the switchboard (daemon.py), session.py, and by operations for request
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import socket
-from enum import Enum, auto
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import Final
 
 import trio
 
-from guestmemfs_fuse.core.errors import DaemonError, FsError
-from guestmemfs_fuse.fuse import abi, negotiate, notify, wire
+from guestmemfs_fuse.core.errors import FsError
+from guestmemfs_fuse.fuse import abi, negotiate, wire
 from guestmemfs_fuse.fuse.abi import Opcode
 from guestmemfs_fuse.fuse.answers import NOTED, REFUSED, Answers, Work
+from guestmemfs_fuse.fuse.device_end import DeviceEnd
 from guestmemfs_fuse.fuse.errno_map import errno_of
 from guestmemfs_fuse.fuse.hooks import RelayHooks, Request
 from guestmemfs_fuse.fuse.inflight import InFlight, InFlightTable
+from guestmemfs_fuse.fuse.libfuse_end import LibfuseEnd
+from guestmemfs_fuse.fuse.phase import READING, Ended, Lifecycle, Phase
 from guestmemfs_fuse.fuse.statistics import Counters, RelayStatistics
 
 _log = logging.getLogger(__name__)
@@ -44,64 +43,38 @@ _log = logging.getLogger(__name__)
 # The other tasks get a turn after this many requests in a row, however busy the device is
 _BURST: Final = 16
 
-_SOCKET_BUFFER_BYTES: Final = 4 << 20
-_SO_SNDBUFFORCE: Final = 32  # include/uapi/asm-generic/socket.h; needs CAP_NET_ADMIN
-
 _PATCHED: Final = frozenset({Opcode.OPEN.value, Opcode.CREATE.value})
 _INIT: Final = Opcode.INIT.value
 
 
-class Phase(Enum):
-    """Where the session stands."""
-
-    NEW = auto()
-    STARTING = auto()
-    RESUMING = auto()
-    SERVING = auto()
-    DRAINED = auto()
-    ENDED = auto()
-
-
-class Ended(Enum):
-    """Why the session is over."""
-
-    UNMOUNTED = "unmounted"
-    ABORTED = "aborted"
-    SESSION_CLOSED = "session closed"
-
-
-_NEXT: Final[dict[Phase, frozenset[Phase]]] = {
-    Phase.NEW: frozenset({Phase.STARTING, Phase.RESUMING, Phase.ENDED}),
-    Phase.STARTING: frozenset({Phase.SERVING, Phase.ENDED}),
-    Phase.RESUMING: frozenset({Phase.SERVING, Phase.ENDED}),
-    Phase.SERVING: frozenset({Phase.DRAINED, Phase.ENDED}),
-    Phase.DRAINED: frozenset({Phase.SERVING, Phase.ENDED}),
-    Phase.ENDED: frozenset(),
-}
+def _nothing(init_request: bytes) -> None:
+    pass
 
 
 class Relay:
     """See the module's docstring. device_fd: a mounted, non-blocking /dev/fuse; it stays the caller's."""
 
-    def __init__(self, device_fd: int, hooks: RelayHooks) -> None:
-        self._device_fd = device_fd
+    def __init__(
+        self, device_fd: int, hooks: RelayHooks, on_init: Callable[[bytes], None] = _nothing
+    ) -> None:
+        """on_init: told the kernel's INIT right before it is answered, when nothing else was served yet."""
         self._hooks = hooks
+        self._on_init = on_init
         self._answers = Answers(hooks)
-        self._ours, theirs = _socketpair()
-        self.session_fd = theirs.detach()
-        self._request = memoryview(bytearray(abi.REQUEST_BUFFER_BYTES))
-        self._reply = memoryview(bytearray(abi.REQUEST_BUFFER_BYTES))
-        self._table = InFlightTable()
         self._counters = Counters()
-        self._phase = Phase.NEW
-        self._changed = trio.Event()
+        self._table = InFlightTable()
+        self._life = Lifecycle(self._look_again)
+        self._device = DeviceEnd(device_fd, self._counters, self._life.end)
+        self._libfuse = LibfuseEnd(self.end_session)
+        self.session_fd = self._libfuse.session_fd
         self._running = trio.Event()
         self._idle = trio.Event()
         self._tasks: trio.Nursery | None = None
-        self._ended: Ended | None = None
-        self._owed = 0  # messages given to libfuse that it has not answered yet
         self._injected = False
         self._burst = 0
+        self._watched = False  # somebody waits for the device
+        self._called = False  # a parked worker was woken to do so
+        self._parked = trio.lowlevel.ParkingLot()
         self._init_request = b""
         self._init_flags = abi.InitFlag(0)
         self._resend_supported: bool | None = None
@@ -116,7 +89,7 @@ class Relay:
     @property
     def phase(self) -> Phase:
         """Where the session stands."""
-        return self._phase
+        return self._life.phase
 
     @property
     def init_flags(self) -> abi.InitFlag:
@@ -134,11 +107,10 @@ class Relay:
             if pump:
                 own.start_soon(self._pump)
             self._running.set()
-            while self._ended is None:
-                await self._changed.wait()
+            reason = await self._life.until_ended()
             own.cancel_scope.cancel()
-        assert self._ended is not None
-        return self._ended
+        self.forward_replies()
+        return reason
 
     async def start_fresh(self) -> bytes:
         """Let the kernel's INIT through and answer it; return that request, which resume() will need.
@@ -147,8 +119,8 @@ class Relay:
         first.
         """
         await self._running.wait()
-        self._go(Phase.STARTING)
-        await self._until_serving()
+        self._life.go(Phase.STARTING)
+        await self._life.until_serving()
         return self._init_request
 
     async def resume(self, stored_init: bytes) -> None:
@@ -159,9 +131,9 @@ class Relay:
         reports: then such callers wait until they are killed. Raises like start_fresh.
         """
         await self._running.wait()
-        self._go(Phase.RESUMING)
+        self._life.go(Phase.RESUMING)
         self._inject_init(stored_init)
-        await self._until_serving()
+        await self._life.until_serving()
 
     async def drain(self, timeout_s: float) -> int:
         """Stop reading the device and wait until all that was read is answered.
@@ -169,8 +141,8 @@ class Relay:
         What comes meanwhile stays in the kernel for the successor. Returns how many requests were still in
         flight after timeout_s seconds; these come back to the successor by NOTIFY_RESEND.
         """
-        if self._phase is Phase.SERVING:
-            self._go(Phase.DRAINED)
+        if self._life.phase is Phase.SERVING:
+            self._life.go(Phase.DRAINED)
         self._idle = trio.Event()
         if self._table:
             with trio.move_on_after(timeout_s):
@@ -179,20 +151,27 @@ class Relay:
 
     def undrain(self) -> None:
         """Read the device again, when the successor did not come up."""
-        if self._phase is Phase.DRAINED:
-            self._go(Phase.SERVING)
+        if self._life.phase is Phase.DRAINED:
+            self._life.go(Phase.SERVING)
 
     def end_session(self) -> None:
         """Stop serving without an unmount: wait_for_request() refuses from now on, run() returns."""
-        self._end(Ended.SESSION_CLOSED)
+        self._life.end(Ended.SESSION_CLOSED)
 
     def close(self) -> None:
         """Close our end of the socket, after pyfuse3.close() closed the other. The device stays open."""
-        self._ours.close()
+        self._libfuse.close()
 
     def request_of(self, token: int) -> Request:
         """The request a pyfuse3 handler serves, by its ctx.pid. KeyError once it is answered."""
         return self._table.request_of(token)
+
+    def find_request(self, token: int) -> Request | None:
+        """As request_of, None for a token that is not ours (or no longer in flight)."""
+        try:
+            return self._table.request_of(token)
+        except KeyError:
+            return None
 
     def statistics(self) -> RelayStatistics:
         """A frozen look at the counters."""
@@ -203,117 +182,88 @@ class Relay:
             init_flags=self._init_flags,
         )
 
-    def _go(self, phase: Phase) -> None:
-        if phase not in _NEXT[self._phase]:
-            raise DaemonError(f"the session cannot become {phase.name} while it is {self._phase.name}")
-        self._phase = phase
-        self._changed.set()
-        self._changed = trio.Event()
-        # whoever waits for the device shall look at the phase again
-        trio.lowlevel.notify_closing(self._device_fd)
-
-    def _end(self, reason: Ended) -> None:
-        if self._ended is None:
-            self._ended = reason
-            self._go(Phase.ENDED)
-
-    async def _until_serving(self) -> None:
-        while self._phase is not Phase.SERVING:
-            if self._ended is not None:
-                raise DaemonError(f"the FUSE session ended before it began ({self._ended.value})")
-            await self._changed.wait()
+    def _look_again(self) -> None:
+        """The phase changed: whoever waits for a request shall think again."""
+        self._device.wake()
+        self._parked.unpark_all()
 
     # -- from the kernel ------------------------------------------------------------------------------
 
     async def wait_for_request(self) -> None:
         """Return once one more message lies in the socket for libfuse.
 
-        What is not for libfuse is dealt with on the way. Raises trio.ClosedResourceError when the session
-        is over, which is what pyfuse3's loop takes as its end.
+        What is not for libfuse is dealt with on the way. Several workers may ask at a time: one of them
+        watches the device, the others are parked until hand_over(). Raises trio.ClosedResourceError when
+        the session is over, which is what pyfuse3's loop takes as its end.
         """
         self.forward_replies()
         while True:
             if self._injected:
                 self._injected = False
                 return
-            if self._phase is not Phase.SERVING and self._phase is not Phase.STARTING:
-                if self._ended is not None:
-                    raise trio.ClosedResourceError(self._ended.value)
-                await self._changed.wait()
-                continue
-            if self._burst >= _BURST:
+            if self._life.phase not in READING:
+                if self._life.ended is not None:
+                    raise trio.ClosedResourceError(self._life.ended.value)
+                await self._life.change()
+            elif self._watched:
+                await self._parked.park()
+                self._called = False
+            elif self._burst >= _BURST:
                 self._burst = 0
                 await trio.lowlevel.checkpoint()
-                continue
-            length = await self._read_device()
-            if length and await self._take(self._request[:length]):
-                return
+            elif (message := self._device.read()) is None:
+                await self._watch_device()
+            else:
+                self._burst += 1
+                if (rest := self._take(message)) is not None:
+                    if not self._libfuse.send(rest):
+                        await self._libfuse.send_later(rest)
+                    return
 
-    async def _read_device(self) -> int:
-        """Read one request; 0 after waiting, or when there is none after all."""
+    def hand_over(self) -> None:
+        """Let a parked worker watch the device, if nobody does: the last one went off with a request.
+
+        session.py calls this when a worker gave up control, that is, when its handler has to wait.
+        """
+        if self._parked and not self._watched and not self._called:
+            self._called = True
+            self._parked.unpark()
+
+    async def _watch_device(self) -> None:
+        self._burst = 0
+        self._watched = True
         try:
-            length = os.readv(self._device_fd, (self._request,))
-            self._burst += 1
-            return length
-        except BlockingIOError:
-            self._burst = 0
-        except OSError as error:
-            self._device_failed(error)
-            return 0
-        try:
-            await trio.lowlevel.wait_readable(self._device_fd)
-        except trio.ClosedResourceError:
-            pass  # the phase changed
-        return 0
+            await self._device.wait()
+        finally:
+            self._watched = False
 
-    def _device_failed(self, error: OSError) -> None:
-        """fs/fuse/dev.c: ENODEV after umount, ECONNABORTED after an abort, ENOENT for a request withdrawn."""
-        if error.errno == errno.ENODEV:
-            self._end(Ended.UNMOUNTED)
-        elif error.errno in (errno.ECONNABORTED, errno.ENOTCONN):
-            self._end(Ended.ABORTED)
-        elif error.errno != errno.ENOENT:
-            raise error
-
-    async def _take(self, message: memoryview) -> bool:
-        """Deal with one request; True when it went to libfuse."""
+    def _take(self, message: memoryview) -> wire.Buffer | None:
+        """Deal with one request; returned is what libfuse shall get of it, if anything."""
         try:
             header = wire.request_header(message)
         except wire.WireError:
-            _log.exception("the kernel sent what is no request")
-            return False
+            if message:
+                _log.exception("the kernel sent what is no request")
+            return None
         opcode = header.opcode
         self._counters.request(opcode, header.length)
         if opcode in NOTED:
             self._note(opcode, message)
-            return False
+            return None
         if opcode == _INIT:
-            await self._send_init(bytes(message))
-            return True
+            self._init_request = bytes(message)
+            return negotiate.request_for_libfuse(message)
         entry = self._table.add(header, monotonic_ns())
         if entry.request.resent:
             self._counters.resent += 1
         if opcode in REFUSED:
             self._finish(entry, wire.error_reply(entry.raw_unique, REFUSED[opcode]))
-            return False
+            return None
         if opcode in self._answers.opcodes:
             self._start(entry, message)
-            return False
+            return None
         wire.stamp(message, entry.token)
-        await self._send(message)
-        return True
-
-    async def _send(self, message: wire.Buffer) -> None:
-        self._owed += 1
-        while True:
-            try:
-                self._ours.send(message)
-                return
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._ours)
-            except (BrokenPipeError, ConnectionError):
-                self._end(Ended.SESSION_CLOSED)
-                return
+        return message
 
     def _note(self, opcode: int, message: memoryview) -> None:
         self._counters.swallowed += 1
@@ -351,20 +301,13 @@ class Relay:
 
     def forward_replies(self) -> None:
         """Carry to the kernel whatever libfuse has answered by now."""
-        while self._owed and self._forward_one():
+        while self._libfuse.owed and self._forward_one():
             pass
 
     def _forward_one(self) -> bool:
-        try:
-            length = self._ours.recv_into(self._reply)
-        except BlockingIOError:
+        reply = self._libfuse.receive()
+        if reply is None:
             return False
-        except OSError:
-            length = 0
-        if not length:
-            self._end(Ended.SESSION_CLOSED)
-            return False
-        reply = self._reply[:length]
         try:
             header = wire.reply_header(reply)
         except wire.WireError:
@@ -373,20 +316,20 @@ class Relay:
         entry = self._table.get(header.unique)
         if entry is None:
             self._unowed(header, reply)
-        elif header.error == 0 and entry.opcode in _PATCHED:
-            self._owed -= 1
+            return True
+        self._libfuse.owed -= 1
+        if header.error == 0 and entry.opcode in _PATCHED:
             self._finish(entry, self._patched(entry, reply))
         else:
-            self._owed -= 1
             self._finish(entry, reply)
         return True
 
     def _unowed(self, header: wire.ReplyHeader, reply: memoryview) -> None:
         """A notification of libfuse's own, or the INIT reply, which no table entry stands for."""
         if header.unique == 0:
-            self._write(reply)
-        elif self._phase in (Phase.STARTING, Phase.RESUMING):
-            self._owed -= 1
+            self._device.write(reply)
+        elif self._life.phase in (Phase.STARTING, Phase.RESUMING):
+            self._libfuse.owed -= 1
             self._init_answered(reply)
         else:
             _log.error("libfuse answered request %d, which it was not given", header.unique)
@@ -402,58 +345,30 @@ class Relay:
         return reply
 
     def _finish(self, entry: InFlight, reply: wire.Buffer) -> None:
-        self._write(reply)
+        self._device.write(reply)
         self._table.pop(entry.raw_unique)
         self._counters.reply(entry.opcode, monotonic_ns() - entry.started_ns)
         if not self._table:
             self._idle.set()
 
-    def _write(self, message: wire.Buffer) -> None:
-        try:
-            os.write(self._device_fd, message)
-        except FileNotFoundError:
-            self._counters.stale_replies += 1
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM):
-                self._device_failed(error)
-                return
-            _log.error("the kernel refused a reply of %d bytes: %s", len(message), error)
-        else:
-            self._counters.bytes_to_kernel += len(message)
-
     # -- INIT -----------------------------------------------------------------------------------------
-
-    async def _send_init(self, request: bytes) -> None:
-        self._init_request = request
-        await self._send(negotiate.request_for_libfuse(request))
 
     def _inject_init(self, request: bytes) -> None:
         self._init_request = request
-        self._ours.send(negotiate.request_for_libfuse(request))
-        self._owed += 1
+        self._libfuse.send(negotiate.request_for_libfuse(request))
         self._injected = True
-        # a pump, unlike pyfuse3's worker, would take the flag for a message
-        self._changed.set()
-        self._changed = trio.Event()
+        self._life.stir()
 
     def _init_answered(self, reply: memoryview) -> None:
         answer = negotiate.reply_for_kernel(reply, self._init_request)
         self._init_flags = negotiate.accepted(answer)
-        if self._phase is Phase.STARTING:
-            self._write(answer)
+        if self._life.phase is Phase.STARTING:
+            self._on_init(self._init_request)
+            self._device.write(answer)
         else:
             self._counters.swallowed += 1
-            self._ask_for_resend()
-        self._go(Phase.SERVING)
-
-    def _ask_for_resend(self) -> None:
-        try:
-            os.write(self._device_fd, notify.resend())
-            self._resend_supported = True
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                self._device_failed(error)
-            self._resend_supported = False
+            self._resend_supported = self._device.ask_for_resend()
+        self._life.go(Phase.SERVING)
 
     # -- tasks of run() -------------------------------------------------------------------------------
 
@@ -467,21 +382,6 @@ class Relay:
 
     async def _catch_late_replies(self) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self._ours)
+            await self._libfuse.wait()
             while self._forward_one():
                 pass
-
-
-def _socketpair() -> tuple[socket.socket, socket.socket]:
-    """Our end does not block. Theirs does: libfuse takes EAGAIN for the end of everything.
-
-    The buffers hold every reply that can be outstanding, so that libfuse's blocking write never waits for us.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    ours.setblocking(False)
-    for end in (ours, theirs):
-        try:
-            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER_BYTES)
-        except PermissionError:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
-    return ours, theirs

@@ -11,7 +11,6 @@ Owns the one seam object; called by the switchboard once, before pyfuse3.main.
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -21,30 +20,29 @@ if TYPE_CHECKING:
     from guestmemfs_fuse.fuse.relay import Relay
 
 
-class _ReaderLock:
-    """trio.Lock as pyfuse3 uses it: taken without a checkpoint when free, replies carried before waiting.
+class _NoLock:
+    """What pyfuse3 gets for trio.Lock: the relay itself lets one worker at a time watch the device."""
 
-    A worker comes here right after its reply was written, and may have to wait for another worker to read.
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+class _HandOver(trio.abc.Instrument):
+    """Tell the relay whenever a task gave up control.
+
+    A worker whose handler answers without waiting comes straight back for the next request, and no other
+    worker needs to be woken meanwhile. One whose handler waits has given up control without anybody
+    watching the device.
     """
 
     def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self._lock = trio.Lock()
+        self._hand_over = relay.hand_over
 
-    async def __aenter__(self) -> None:
-        self._relay.forward_replies()
-        if self._lock.locked():
-            await self._lock.acquire()
-        else:
-            self._lock.acquire_nowait()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._hand_over()
 
 
 class _LowLevel:
@@ -80,8 +78,8 @@ class _Trio:
     def __getattr__(self, name: str) -> object:
         return getattr(trio, name)
 
-    def Lock(self) -> _ReaderLock:
-        return _ReaderLock(self._relay)
+    def Lock(self) -> _NoLock:
+        return _NoLock()
 
 
 def attach(relay: Relay) -> bool:
@@ -89,6 +87,7 @@ def attach(relay: Relay) -> bool:
     if getattr(pyfuse3, "trio", None) is not trio:
         return False
     vars(pyfuse3)["trio"] = _Trio(relay)
+    trio.lowlevel.add_instrument(_HandOver(relay))
     return True
 
 
