@@ -52,7 +52,7 @@ class Storage:
             self._appended.set()
 
     async def compact_when_due(self) -> None:
-        """Fold the journal whenever it is due, in a process of its own: the daemon only rotates. Runs for ever."""
+        """Fold the journal whenever it is due, in a process of its own; runs for ever."""
         while True:
             await self._appended.wait()
             self._appended = trio.Event()

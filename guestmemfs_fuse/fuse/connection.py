@@ -26,7 +26,7 @@ FSTYPE = "fuse.guestmemfs"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """device: dev_t of the mount's superblock; stored_init: the INIT to replay, None on a fresh connection."""
+    """device: dev_t of the mount; stored_init: the INIT to replay, None on a fresh connection."""
 
     fd: int
     device: int
