@@ -122,8 +122,8 @@ class Mapping:
 
 
 def _page_alignment(fd: int) -> int:
-    """hugetlbfs demands its own page size; everything else is aligned to a PMD."""
-    return max(_PMD_BYTES, os.fstat(fd).st_blksize if filesystem_type(fd) == HUGETLBFS_MAGIC else 0)
+    """A PMD, or what the file says: hugetlbfs demands its own page size and shows it as st_blksize."""
+    return max(_PMD_BYTES, os.fstat(fd).st_blksize)
 
 
 def _unmap(address: int, length_bytes: int) -> None:

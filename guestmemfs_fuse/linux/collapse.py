@@ -1,0 +1,58 @@
+"""Turn the small pages of a shmem file into huge ones, without the kernel's trap.
+
+The trap (measured on Linux 6.18, docs/kernel-facts.md): MADV_COLLAPSE over a huge page that fallocate made and
+nobody used yet maps it without zeroing it and without marking it as used. Whatever is then written through
+that mapping is zeroed away by the next fault of anybody else. So only blocks that hold data are collapsed.
+
+Called after a file came back in small pages (live update), in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from guestmemfs_fuse.linux import coverage, memory
+
+_PMD_BYTES = 2 << 20
+_WINDOW_BYTES = 64 << 20
+# Busy, no memory, not possible just now: such a block stays as it is.
+_NOT_NOW = (errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINVAL)
+
+
+def collapse_data(fd: int, size_bytes: int) -> int:
+    """Give every whole 2M block that holds data a huge page; holes in such a block are allocated.
+
+    fd: a shmem file, open for reading; size_bytes: how far. Returns how many blocks the kernel collapsed or
+    found huge already; the others stay as they are. Raises OSError for anything but such a refusal.
+    """
+    done = 0
+    for start, end in _windows(fd, size_bytes):
+        with memory.Mapping(fd, end - start, offset_bytes=start) as window:
+            for at in range(0, end - start, _PMD_BYTES):
+                try:
+                    window.advise(memory.MADV_COLLAPSE, at, _PMD_BYTES)
+                except OSError as error:
+                    if error.errno not in _NOT_NOW:
+                        raise
+                else:
+                    done += 1
+    return done
+
+
+def _windows(fd: int, size_bytes: int) -> list[coverage.Range]:
+    """Block-aligned ranges in which every block holds data, none longer than a window."""
+    whole = size_bytes // _PMD_BYTES * _PMD_BYTES
+    blocks = sorted(
+        {
+            at
+            for start, end in coverage.data_ranges(fd, whole)
+            for at in range(start // _PMD_BYTES * _PMD_BYTES, end, _PMD_BYTES)
+        }
+    )
+    windows: list[coverage.Range] = []
+    for at in blocks:
+        if windows and windows[-1][1] == at and at - windows[-1][0] < _WINDOW_BYTES:
+            windows[-1] = (windows[-1][0], at + _PMD_BYTES)
+        else:
+            windows.append((at, at + _PMD_BYTES))
+    return windows
