@@ -1,6 +1,6 @@
 """Turn the small pages of a shmem file into huge ones, without the kernel's trap.
 
-The trap (measured on Linux 6.18, docs/kernel-facts.md): MADV_COLLAPSE over a huge page that fallocate made and
+The trap (measured, docs/kernel-facts.md): MADV_COLLAPSE over a huge page that fallocate made and
 nobody used yet maps it without zeroing it and without marking it as used. Whatever is then written through
 that mapping is zeroed away by the next fault of anybody else. So only blocks that hold data are collapsed.
 
