@@ -83,7 +83,7 @@ def parse_line(line: str) -> MountEntry:
 
 
 def parse(text: str) -> list[MountEntry]:
-    """Parse a whole mountinfo file, in its order (a later mount on the same point covers an earlier one)."""
+    """Parse a whole mountinfo file, in its order."""
     return [parse_line(line) for line in text.split("\n") if line]
 
 
@@ -100,7 +100,9 @@ def find(mounts: Iterable[MountEntry], mountpoint: str) -> MountEntry | None:
     """
     wanted = os.path.normpath(mountpoint)
     found = [m for m in mounts if m.mountpoint == wanted]
-    return found[-1] if found else None
+    # A mount on top of another has it as its parent; the file's order is that of creation, not of attaching.
+    covered = {m.parent_id for m in found if m.parent_id != m.mount_id}
+    return next((m for m in reversed(found) if m.mount_id not in covered), None)
 
 
 def find_mountpoint(mountpoint: str) -> MountEntry | None:

@@ -63,8 +63,9 @@ def test_bytes_that_are_not_utf8_survive() -> None:
 
 
 def test_find_takes_the_topmost_mount() -> None:
-    text = "1 0 0:5 / /mnt rw - tmpfs below rw\n2 1 0:6 / /mnt rw - tmpfs above rw\n"
-    mounts = mountinfo.parse(text)
+    below, above = "2 9 0:5 / /mnt rw - tmpfs below rw\n", "1 2 0:6 / /mnt rw - tmpfs above rw\n"
+    assert mountinfo.find(mountinfo.parse(below + above), "/mnt") == mountinfo.parse_line(above)
+    mounts = mountinfo.parse(above + below)
     found = mountinfo.find(mounts, "/mnt/")
     assert found is not None and found.source == "above"
     assert mountinfo.find(mounts, "/mn") is None
