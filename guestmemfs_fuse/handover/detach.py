@@ -1,0 +1,39 @@
+"""What makes the holder a process of its own. Used by the holder only; standard library only."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+COMM = "gmemfs-holder"
+OOM_SCORE_ADJ = -900
+
+
+def detach(keep: int) -> None:
+    """Let go of the terminal, directory and descriptors of whoever started us, except descriptor keep."""
+    os.chdir("/")
+    os.umask(0o077)
+    null = os.open(os.devnull, os.O_RDWR)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
+    for name in os.listdir("/proc/self/fd"):
+        if (fd := int(name)) > 2 and fd != keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the listing's own
+    os.set_inheritable(keep, False)
+    _write("/proc/self/comm", COMM)
+    # Killing us or the daemon would free no guest memory, but lose it. The daemon inherits this.
+    _write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
+    # One descriptor per file of a memfd region.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError:
+        pass  # nice to have

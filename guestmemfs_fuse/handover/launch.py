@@ -1,0 +1,262 @@
+"""Starting a daemon under a holder, and asking the holder things. The command line's side.
+
+Invariants: a start either ends with a daemon that serves or leaves no process behind; nothing is ever
+signalled but what this very start has brought to life (by pidfd) and, for a start that is called off, the
+holder that was asked. Blocking. Called by cli/.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.core.rebuild import rebuild_error
+from guestmemfs_fuse.handover import pid_file
+from guestmemfs_fuse.handover.holder import ABORT_GRACE_S
+from guestmemfs_fuse.handover.last_words import LastWords, parse
+from guestmemfs_fuse.handover.short_path import short_path
+from guestmemfs_fuse.linux.process import set_child_subreaper
+from guestmemfs_fuse.metadata.instance_config import Paths
+
+READY_TIMEOUT_S = 10.0
+_CALL_OFF_TIMEOUT_S = ABORT_GRACE_S + 2.0
+_SUPERVISION = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "FDSTORE")
+_HOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "holder.py")
+
+
+def daemon_argv(state_dir: str) -> list[str]:
+    """The command that serves state_dir, with this very interpreter. -P: nothing is imported from /."""
+    return [sys.executable, "-P", "-m", "guestmemfs_fuse.daemon", state_dir]
+
+
+def holder_pid(state_dir: str) -> int | None:
+    """The living holder of state_dir, as the kernel names it, or None."""
+    return pid_file.owner(Paths(state_dir).holder_pid)
+
+
+def read_last_words(state_dir: str) -> LastWords | None:
+    """Why the daemon was given up, None when it was not."""
+    try:
+        with open(Paths(state_dir).last_words, encoding="utf-8", errors="replace") as file:
+            return parse(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def start_daemon(state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S) -> int:
+    """Have argv (see daemon_argv) serve state_dir, by the holder that is there or a new one; returns its pid.
+
+    Raises what the daemon said when it refused, else DaemonError; no process of a failed start is left. A
+    holder that was there before stays, with what it keeps.
+    """
+    present = holder_pid(state_dir)
+    if present is None:
+        return spawn_holder(state_dir, argv, ready_timeout_s)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        packed = b"\0".join(os.fsencode(word) for word in argv).hex()
+        _send(state_dir, f"X_GUESTMEMFS_START={packed}", [writer])
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with _Start(state_dir, reader, ready_timeout_s) as start:
+        start.follow(present)
+        start.wait()
+    return present
+
+
+def spawn_holder(state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S) -> int:
+    """Start a holder that starts argv for state_dir; returns the holder's pid once the daemon is ready.
+
+    Raises as start_daemon, and DaemonError when state_dir has a holder already.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    command = [sys.executable, "-I", "-S", _HOLDER, os.path.abspath(state_dir), str(writer), "--", *argv]
+    try:
+        child = os.fork()
+        if child == 0:
+            _double_fork(command, writer)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with _Start(state_dir, reader, ready_timeout_s, ours=True) as start:
+        os.waitpid(child, 0)
+        start.wait()
+        return start.holder
+
+
+def drop_kept(state_dir: str) -> None:
+    """Have the holder close every descriptor it keeps: guest memory of a memfd region is gone with that.
+
+    Only for destroy, with the daemon stopped; the holder ends then (wait_holder_gone). Does nothing without
+    a holder. Raises DaemonError when the holder cannot be reached.
+    """
+    if holder_pid(state_dir) is not None:
+        _send(state_dir, "X_GUESTMEMFS_DROP=1")
+
+
+def wait_holder_gone(state_dir: str, timeout_s: float) -> bool:
+    """Wait until state_dir has no holder; False when it still has one after timeout_s."""
+    deadline_s = time.monotonic() + timeout_s
+    while (pid := holder_pid(state_dir)) is not None:
+        with suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if not _readable(pidfd, deadline_s):
+                    return False
+            finally:
+                os.close(pidfd)
+    return True
+
+
+# -- the start's two ends --------------------------------------------------------------------------------
+
+
+def _double_fork(command: Sequence[str], writer: int) -> NoReturn:
+    """In the first child: start the holder, say its pid, end. The holder is nobody's zombie then."""
+    try:
+        os.setsid()
+        if (holder := os.fork()) == 0:
+            # Not passed on by fork, but kept across exec (PR_SET_CHILD_SUBREAPER, prctl(2)).
+            set_child_subreaper()
+            os.set_inheritable(writer, True)
+            os.execve(command[0], list(command), _environment(os.environ))
+        os.write(writer, f"H{holder}\n".encode())
+        os._exit(0)
+    except BaseException as error:
+        os.write(writer, f"E{LastWords(f'the holder cannot start: {error}')}".encode(errors="replace"))
+    finally:
+        os._exit(1)
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Without what our own supervisor told us: the holder is the daemon's."""
+    return {key: value for key, value in env.items() if not key.startswith(_SUPERVISION)}
+
+
+class _Start:
+    """Reads `H<pid>\\n`, `D<pid>\\n`, then `R`, or `E<last words>` and the end. Without R it cleans up."""
+
+    def __init__(self, state_dir: str, reader: int, timeout_s: float, *, ours: bool = False) -> None:
+        self._paths = Paths(state_dir)
+        self._reader = reader
+        self._timeout_s = timeout_s
+        self._deadline_s = time.monotonic() + timeout_s
+        self._ours = ours  # whether the holder is: then it may be killed
+        self._pidfds: list[int] = []  # the holder's first
+        self._data = b""
+        self._ready = False
+        self._over = False  # the holder hung up
+        self.holder = 0
+
+    def follow(self, holder: int) -> None:
+        """The holder's pid is known."""
+        self.holder = holder
+        self._pidfds.append(os.pidfd_open(holder))
+
+    def wait(self) -> None:
+        """Return once the daemon is ready. Raises GuestmemfsError otherwise."""
+        if self._read_until(self._deadline_s) == b"R":
+            self._ready = True
+            return
+        late = not self._over
+        if late:
+            self._call_off()
+        words = LastWords("the holder ended without a word")
+        if self._data[:1] == b"E":
+            words = parse(self._data[1:].decode(errors="replace"))
+        if late:
+            words.reason = f"the daemon was not ready within {self._timeout_s:g} s"
+        raise self._failure(words)
+
+    def _read_until(self, deadline_s: float) -> bytes:
+        """Read to R, the end, or the deadline; what there is so far without the pids."""
+        while not self._over and self._data != b"R" and _readable(self._reader, deadline_s):
+            more = os.read(self._reader, 1 << 16)
+            self._over = not more
+            self._data = self._take_pids(self._data + more)
+        return self._data
+
+    def _take_pids(self, data: bytes) -> bytes:
+        while data[:1] in (b"H", b"D") and b"\n" in data:
+            line, _newline, data = data.partition(b"\n")
+            with suppress(ProcessLookupError):
+                if line[:1] == b"H":
+                    self.follow(int(line[1:]))
+                else:
+                    self._pidfds.append(os.pidfd_open(int(line[1:])))
+        return data
+
+    def _failure(self, words: LastWords) -> GuestmemfsError:
+        error: GuestmemfsError
+        if words.class_name:
+            error = rebuild_error(words.class_name, words.message, words.hint or None)
+        else:
+            last = words.tail.rstrip().rpartition("\n")[2]
+            message = f"{words.reason}: {last}" if last else words.reason
+            error = DaemonError(message, hint=f"{self._paths.daemon_log} has the rest")
+        if words.tail:
+            error.add_note(words.tail)
+        return error
+
+    def __enter__(self) -> _Start:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            if not self._ready:
+                self._clean_up()
+        finally:
+            for fd in (self._reader, *self._pidfds):
+                os.close(fd)
+
+    def _call_off(self) -> None:
+        """Have the holder end the daemon, tell its last words and hang up."""
+        if self._pidfds and not self._over:
+            _signal(self._pidfds[0], signal.SIGTERM)
+            self._read_until(time.monotonic() + _CALL_OFF_TIMEOUT_S)
+
+    def _clean_up(self) -> None:
+        """Whatever this start has begun ends: a holder of ours by itself, or with everything else."""
+        self._call_off()
+        if self._ours and self._pidfds and not _readable(self._pidfds[0], time.monotonic() + 1.0):
+            for pidfd in self._pidfds:
+                _signal(pidfd, signal.SIGKILL)
+                _readable(pidfd, time.monotonic() + 1.0)
+
+
+def _signal(pidfd: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def _readable(fd: int, deadline_s: float) -> bool:
+    """Wait until fd can be read, or has ended; False when the deadline passed."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
+
+
+def _send(state_dir: str, text: str, fds: Sequence[int] = ()) -> None:
+    try:
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+            short_path(Paths(state_dir).notify_sock) as address,
+        ):
+            sender.settimeout(_CALL_OFF_TIMEOUT_S)
+            sender.connect(address)
+            socket.send_fds(sender, [text.encode()], list(fds))
+    except OSError as error:
+        raise DaemonError(f"the holder cannot be reached: {error.strerror or error}") from error

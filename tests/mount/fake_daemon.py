@@ -1,0 +1,98 @@
+"""A daemon without a filesystem: what tests/mount/test_holder.py has the holder start.
+
+`fake_daemon.py STATE_DIR` keeps two memfds in the store, "fuse" and "region-1", and appends one JSON line
+to STATE_DIR/starts each time it is ready. STATE_DIR/behaviour, one word, says what it does instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from guestmemfs_fuse.core.errors import OutOfMemoryError
+from guestmemfs_fuse.handover import fdnames
+from guestmemfs_fuse.handover.fdstore import Notifier, received_fds
+from guestmemfs_fuse.handover.spawn import spawn
+
+REGION = "region-1"
+
+
+def make_fds(notifier: Notifier, fds: dict[str, list[int]], names: tuple[str, ...]) -> None:
+    """What the store does not have yet is made, and stored before it counts."""
+    for name in names:
+        if name not in fds:
+            fd = os.memfd_create(name)
+            os.write(fd, os.urandom(16).hex().encode())
+            fds[name] = [fd]
+            notifier.store(name, fd)
+    notifier.barrier()
+
+
+def report(state_dir: Path, fds: dict[str, list[int]]) -> None:
+    """One line for the test to read, written in one piece."""
+    content = {name: [os.pread(fd, 64, 0).decode() for fd in found] for name, found in fds.items()}
+    line = json.dumps({"pid": os.getpid(), "ppid": os.getppid(), "content": content}) + "\n"
+    fd = os.open(state_dir / "starts", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, line.encode())
+
+
+def hand_over(notifier: Notifier, fds: dict[str, list[int]], argv: list[str], *, stay: bool) -> None:
+    """Start the next daemon with our descriptors, name it, and go (or hang instead)."""
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    flat = [(name, fd) for name, found in fds.items() for fd in found]
+    pid = spawn([*argv, "successor"], os.environ, flat, (0, 1, 2))
+    notifier.main_pid(pid)
+    notifier.barrier()
+    while stay:
+        signal.pause()
+    os._exit(0)
+
+
+def main() -> None:
+    state_dir = Path(sys.argv[1])
+    behaviour = (state_dir / "behaviour").read_text() if (state_dir / "behaviour").exists() else ""
+    fds = received_fds()
+    notifier = Notifier.from_environment()
+    match behaviour:
+        case "crash":
+            print("line before the crash", file=sys.stderr)
+            os._exit(3)
+        case "refuse":
+            print("a line in the log", file=sys.stderr)
+            notifier.failed(OutOfMemoryError("4 GiB wanted, 1 GiB free", hint="ask for less"))
+            os._exit(7)
+        case "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            make_fds(notifier, fds, (fdnames.FUSE, REGION))
+            print("hanging", file=sys.stderr, flush=True)
+            while True:
+                signal.pause()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    names = (fdnames.FUSE,) if behaviour == "no region" else (fdnames.FUSE, REGION)
+    make_fds(notifier, fds, names)
+    argv = [sys.executable, os.path.abspath(__file__), str(state_dir)]
+    signal.signal(signal.SIGUSR1, lambda *_: hand_over(notifier, fds, argv, stay=behaviour == "former stays"))
+    signal.signal(signal.SIGUSR2, lambda *_: print("a line from the daemon", file=sys.stderr, flush=True))
+    if behaviour == "lost successor" and "successor" not in sys.argv:
+        signal.signal(signal.SIGUSR1, lambda *_: lose_successor(notifier))
+    report(state_dir, fds)
+    notifier.ready()
+    while True:
+        signal.pause()
+
+
+def lose_successor(notifier: Notifier) -> None:
+    """Name a process that is gone already, and end content."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    notifier.main_pid(pid)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
