@@ -14,6 +14,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from guestmemfs_fuse.core.errors import (
@@ -23,12 +24,21 @@ from guestmemfs_fuse.core.errors import (
 )
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino, round_down, round_up
-from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.linux import coverage, memory
 from guestmemfs_fuse.region import host_memory
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionUse, Stop
 
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A run of blocks [start, end) of which `missing_bytes` have no memory."""
+
+    start: int
+    end: int
+    missing_bytes: int
 
 
 class BackingFiles(ABC):
@@ -76,39 +86,50 @@ class BackingFiles(ABC):
         start = round_down(offset_bytes, self.block_bytes)
         end = round_up(end_bytes, self.block_bytes)
         with self._opened(inode.ino) as fd:
-            holes = list(self._holes(fd, start, end, inode.prealloc_bytes))
-            self._require_room(sum(stop_at - at for at, stop_at in holes))
+            gaps = list(self._gaps(fd, start, end))
+            self._require_room(sum(gap.missing_bytes for gap in gaps))
             filled: list[tuple[int, int]] = []
             try:
-                for piece_start, piece_end in _pieces(holes):
-                    if stop():
-                        raise InterruptedFsError("the caller gave up")
-                    filled.append((piece_start, piece_end))
-                    _allocate(fd, piece_start, piece_end)
+                for gap in gaps:
+                    self._fill_gap(fd, gap, stop, filled)
             except BaseException:
                 _free(fd, filled)
                 raise
         return Filled(tuple(filled))
 
-    def _holes(self, fd: int, start: int, end: int, prealloc_bytes: int) -> Iterator[tuple[int, int]]:
-        """Parts of [start, end) without memory. SEEK_HOLE sees up to the end of the file only."""
-        size_bytes = os.fstat(fd).st_size
-        at = start
-        while at < min(end, size_bytes):
-            hole = os.lseek(fd, at, os.SEEK_HOLE)
-            try:
-                data = os.lseek(fd, hole, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                data = size_bytes
-            hole_end = min(end, size_bytes, data)
-            if hole < hole_end:
-                yield hole, hole_end
-            at = data
-        beyond = max(start, size_bytes, round_up(prealloc_bytes, self.block_bytes))
-        if beyond < end:
-            yield beyond, end
+    def _fill_gap(self, fd: int, gap: _Gap, stop: Stop, filled: list[tuple[int, int]]) -> None:
+        """Allocate one gap in pieces; what had no memory at all is noted, so that it can be taken back."""
+        for start in range(gap.start, gap.end, PIECE_BYTES):
+            if stop():
+                raise InterruptedFsError("the caller gave up")
+            end = min(gap.end, start + PIECE_BYTES)
+            if gap.missing_bytes == gap.end - gap.start:
+                filled.append((start, end))
+            _allocate(fd, start, end)
+
+    def _gaps(self, fd: int, start: int, end: int) -> Iterator[_Gap]:
+        """Runs of blocks in [start, end) that lack memory: empty ones, and single blocks that lack some.
+
+        SEEK_HOLE would not do: it calls memory that nobody has used yet a hole (shmem).
+        """
+        missing_bytes = end - start - self._backed_bytes(fd, start, end)
+        if missing_bytes <= 0:
+            return
+        if missing_bytes == end - start or end - start <= self.block_bytes:
+            yield _Gap(start, end, missing_bytes)
+            return
+        middle = start + round_up((end - start) // 2, self.block_bytes)
+        yield from self._gaps(fd, start, middle)
+        yield from self._gaps(fd, middle, end)
+
+    def _backed_bytes(self, fd: int, start: int, end: int) -> int:
+        """How much of a range has memory, used or not. Without cachestat(2) (< 6.5) we cannot tell: all."""
+        try:
+            return coverage.cached_bytes(fd, start, end)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+        return 0 if start >= os.fstat(fd).st_size else min(end - start - 1, os.fstat(fd).st_blocks * 512)
 
     def _require_room(self, needed_bytes: int) -> None:
         if needed_bytes > self.use().free_bytes + self.block_bytes - 1:
@@ -158,16 +179,8 @@ class BackingFiles(ABC):
 
     def huge_bytes(self, inode: Inode) -> int:
         """See Region.huge_bytes."""
-        from guestmemfs_fuse.linux.coverage import file_coverage  # only status needs it
-
         with self._opened(inode.ino) as fd:
-            return file_coverage(fd, inode.size_bytes).huge_bytes
-
-
-def _pieces(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for start, end in ranges:
-        for at in range(start, end, PIECE_BYTES):
-            yield at, min(end, at + PIECE_BYTES)
+            return coverage.file_coverage(fd, inode.size_bytes).huge_bytes
 
 
 def _allocate(fd: int, start: int, end: int) -> None:
@@ -176,8 +189,6 @@ def _allocate(fd: int, start: int, end: int) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.ENOMEM):
             raise RegionFullError("no memory left for this") from error
-        if error.errno == errno.EINTR:
-            raise InterruptedFsError() from error
         raise
 
 
