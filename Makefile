@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 PYTEST_OPTIONS ?=
-SOURCES := guestmemfs_fuse tests scripts/demo.py
+SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit mount guest clean

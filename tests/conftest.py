@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -87,8 +86,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             more = pages - config.stash[_hugepages_before].get(pool, 0)
             if more > 0:
                 leaks.append(f"{more} more of {pool} in use than before")
-    if not leftovers.find(directory).mountpoints:
-        shutil.rmtree(directory, ignore_errors=True)
+    leftovers.remove_directory(directory)
     if leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -110,8 +108,7 @@ def private_dir(pytestconfig: pytest.Config) -> Iterator[Path]:
     left = leftovers.wait_gone(directory)
     if left:
         leftovers.sweep(directory)
-    if not leftovers.find(directory).mountpoints:
-        shutil.rmtree(directory, ignore_errors=True)
+    leftovers.remove_directory(directory)
     assert not left, "the test left behind: " + "; ".join(left.lines())
 
 

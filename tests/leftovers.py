@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from guestmemfs_fuse.linux import mountinfo, process
 
-GONE_WITHIN_S = 5.0
+GONE_WITHIN_S = 3.0
 POLL_S = 0.02
 MNT_DETACH = 2
 
@@ -65,6 +66,12 @@ def sweep(directory: Path) -> Leftovers:
         if not wait_gone(directory, 1.0):
             break
     return found
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory tree, unless something is still mounted in it: those files are not ours."""
+    if not find(directory).mountpoints:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _processes(token: str) -> list[tuple[int, str]]:

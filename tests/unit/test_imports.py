@@ -155,12 +155,14 @@ def test_only_linux_knows_ctypes() -> None:
 def test_pure_modules_know_no_operating_system(pure: str) -> None:
     name = f"{PACKAGE}.{pure}"
     inside = {m: found for m, found in modules().items() if m == name or m.startswith(name + ".")}
+    assert inside, f"{name} is gone: take it off the list"
     wrong = [str(i) for found in inside.values() for i in found if i.imported.split(".")[0] in IMPURE_MODULES]
     assert not wrong, "\n".join(wrong)
 
 
 def _reachable(start: str) -> dict[str, str]:
     """Modules that importing `start` imports, with the import that pulled each in."""
+    assert start in modules()
     reached = {start: "the start"}
     waiting = [start]
     while waiting:
