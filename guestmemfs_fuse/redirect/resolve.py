@@ -79,8 +79,8 @@ def parse_fdinfo(text: str) -> FdInfo:
 class _Namespace:
     """The mounts of one mount namespace, read again when they changed."""
 
-    def __init__(self, tid: int) -> None:
-        self._fd = os.open(f"/proc/{tid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, pid: int | str) -> None:
+        self._fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         # mounts_poll() in fs/proc_namespace.c: POLLERR | POLLPRI once after every change
         self._poll.register(self._fd, select.POLLPRI)
@@ -107,6 +107,7 @@ class Locator:
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
+        self._own = os.readlink("/proc/self/ns/mnt")
         self._namespaces: dict[str, _Namespace] = {}
 
     def of_fd(self, tid: int, fd: int) -> FoundFile | None:
@@ -152,5 +153,6 @@ class Locator:
     def _namespace(self, tid: int) -> _Namespace:
         name = os.readlink(f"/proc/{tid}/ns/mnt")
         if name not in self._namespaces:
-            self._namespaces[name] = _Namespace(tid)
+            # A process in a chroot is shown only the mounts below it: better look for ourselves.
+            self._namespaces[name] = _Namespace("self" if name == self._own else tid)
         return self._namespaces[name]
