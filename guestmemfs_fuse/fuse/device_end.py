@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import logging
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -30,14 +29,19 @@ _ENDS: Final = {
 
 
 class DeviceEnd:
-    """fd: a mounted, non-blocking /dev/fuse. on_end: told when the connection turns out to be over."""
+    """fd: a mounted, non-blocking /dev/fuse. on_end: told when the connection turns out to be over.
 
-    def __init__(self, fd: int, counters: Counters, on_end: Callable[[Ended], None]) -> None:
+    file: what to read and write instead of fd (tests put one in that fails).
+    """
+
+    def __init__(
+        self, fd: int, counters: Counters, on_end: Callable[[Ended], None], file: io.FileIO | None = None
+    ) -> None:
         self._fd = fd
         self._counters = counters
         self._on_end = on_end
         # readinto() says None where os.readv() raises: "nothing there" is the usual answer
-        self._file = io.FileIO(fd, "r+", closefd=False)
+        self._file = file or io.FileIO(fd, "r+", closefd=False)
         self._buffer = memoryview(bytearray(abi.REQUEST_BUFFER_BYTES))
 
     def read(self) -> memoryview | None:
@@ -47,6 +51,8 @@ class DeviceEnd:
         except OSError as error:
             self._failed(error)
             return self._buffer[:0]
+        if length == 0:  # never said by the device; by a socket that stands for it, when it is closed
+            self._on_end(Ended.UNMOUNTED)
         return None if length is None else self._buffer[:length]
 
     async def wait(self) -> None:
@@ -63,7 +69,7 @@ class DeviceEnd:
     def write(self, message: Buffer) -> None:
         """Write a reply or a notification. A caller who is gone (ENOENT) is only counted."""
         try:
-            os.write(self._fd, message)
+            self._file.write(message)
         except FileNotFoundError:
             self._counters.stale_replies += 1
         except OSError as error:
@@ -77,7 +83,7 @@ class DeviceEnd:
     def ask_for_resend(self) -> bool:
         """Have unanswered requests sent again. False: this kernel cannot (EINVAL, before Linux 6.9)."""
         try:
-            os.write(self._fd, notify.resend())
+            self._file.write(notify.resend())
         except OSError as error:
             if error.errno != errno.EINVAL:
                 self._failed(error)
