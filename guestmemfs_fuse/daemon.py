@@ -88,7 +88,7 @@ class Daemon:
         Raises GuestmemfsError or OSError when it cannot start; then what this start made is undone.
         """
         with self._cleanup:
-            self._storage = storage = open_storage(self._config, self._paths, self._fds)
+            self._storage = storage = open_storage(self._config, self._paths, self._fds, self._notifier)
             self._cleanup.callback(storage.close)
             stored = self._fds.get(fdnames.FUSE, [])
             self._connection = connect(self._config.mountpoint, self._config.name, stored, storage.state)

@@ -23,6 +23,7 @@ from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import choose
 from guestmemfs_fuse.region.choose import OpenRegion, ReceivedFds
+from guestmemfs_fuse.region.memfd import FdStore
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +73,14 @@ class Storage:
             raise GuestmemfsError(result.stderr.decode(errors="replace").strip() or "compaction died")
 
 
-def open_storage(config: InstanceConfig, paths: Paths, received: ReceivedFds) -> Storage:
+def open_storage(config: InstanceConfig, paths: Paths, received: ReceivedFds, fd_store: FdStore) -> Storage:
     """Attach to what is there, or make it.
 
     Raises MetadataError (refused, nothing changed), OutOfMemoryError or UnsupportedError (region), OSError.
     """
     if not choose.region_is_there(config, paths, received):
-        choose.create_region(config, paths)
-    region = choose.open_region(config, paths, received)
+        received = {**received, **choose.create_region(config, paths, fd_store)}
+    region = choose.open_region(config, paths, received, fd_store)
     os.makedirs(region.metadata_path, mode=0o700, exist_ok=True)
     files = DirectoryFiles(region.metadata_path)
     uuid = UUID(config.uuid_hex)

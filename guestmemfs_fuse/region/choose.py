@@ -6,13 +6,15 @@ offline status and fsck).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Protocol
 
 from guestmemfs_fuse.core.errors import UnsupportedError
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
-from guestmemfs_fuse.region import tmpfs
+from guestmemfs_fuse.region import memfd, tmpfs
 from guestmemfs_fuse.region.base import Region
+from guestmemfs_fuse.region.memfd import FdStore
 
 ReceivedFds = Mapping[str, list[int]]
 
@@ -29,28 +31,45 @@ class OpenRegion(Region, Protocol):
 
 
 def region_is_there(config: InstanceConfig, paths: Paths, received: ReceivedFds | None = None) -> bool:
-    """Whether the memory of this instance still exists."""
+    """Whether the memory of this instance still exists, as far as can be seen from here.
+
+    received: descriptors from the fd store; a memfd region is nowhere else.
+    """
+    if config.kind == "memfd":
+        return memfd.MOUNT_NAME in (received or {})
     _require_known(config)
     return tmpfs.is_there(paths.region)
 
 
-def create_region(config: InstanceConfig, paths: Paths) -> None:
-    """Make the memory of a new instance.
+def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> ReceivedFds:
+    """Make the memory of a new instance; returns descriptors that `open_region` needs besides the received.
 
     Raises OutOfMemoryError or UnsupportedError; then nothing is left behind.
     """
+    if config.kind == "memfd":
+        return memfd.create(store, config.size_bytes, config.numa_node)
     _require_known(config)
     tmpfs.create(paths.region, config.size_bytes, config.numa_node)
+    return {}
 
 
-def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds | None = None) -> OpenRegion:
+def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, store: FdStore) -> OpenRegion:
     """Attach to memory that is there. Raises OSError when it is not."""
+    sizes = (config.size_bytes, config.block_bytes, config.numa_node)
+    if config.kind == "memfd":
+        return memfd.MemfdRegion(received, store, paths.metadata, *sizes)
     _require_known(config)
-    return tmpfs.TmpfsRegion(paths.region, config.size_bytes, config.block_bytes, config.numa_node)
+    return tmpfs.TmpfsRegion(paths.region, *sizes)
 
 
 def destroy_region(config: InstanceConfig, paths: Paths) -> None:
-    """Give the memory back, for good. Doing it twice is harmless."""
+    """Give the memory back, for good. Doing it twice is harmless.
+
+    A memfd region's memory goes with the fd store (the holder's end); here only its metadata does.
+    """
+    if config.kind == "memfd":
+        shutil.rmtree(paths.metadata, ignore_errors=True)
+        return
     _require_known(config)
     tmpfs.destroy(paths.region)
 

@@ -1,0 +1,169 @@
+"""Unlinked shmem files kept alive by descriptors in the fd store: what LUO can take.
+
+The files are O_TMPFILE files of a private tmpfs that is mounted nowhere (memfd_create would follow the host's
+shmem_enabled and could be swapped). Each file's descriptor, and the mount's, is in the store under a name
+of `region-`; closing the last copy gives the memory up, so only `discard` and destroying the holder do.
+
+Called by region/choose.py and the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from guestmemfs_fuse.core.errors import (
+    InstanceBusyError,
+    OutOfMemoryError,
+    RegionFullError,
+    StaleInodeError,
+    UnsupportedError,
+)
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino, round_up
+from guestmemfs_fuse.linux import mount
+from guestmemfs_fuse.region import host_memory, private_tmpfs
+from guestmemfs_fuse.region.backing_files import BackingFiles
+from guestmemfs_fuse.region.base import BackingStat, RegionUse
+
+MOUNT_NAME: Final = "region-mount"
+_FILE_PREFIX: Final = "region-ino-"
+
+
+class FdStore(Protocol):
+    """Where descriptors outlive the daemon (handover/fdstore.Notifier)."""
+
+    @property
+    def present(self) -> bool: ...
+
+    def store(self, name: str, *fds: int) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+class MemfdRegion(BackingFiles):
+    """A region whose files are descriptors. Owns its copies of them; the store has the ones that count."""
+
+    kind = "memfd"
+
+    def __init__(
+        self,
+        received: Mapping[str, list[int]],
+        store: FdStore,
+        metadata_path: str,
+        size_bytes: int,
+        block_bytes: int,
+        numa_node: int | None = None,
+    ) -> None:
+        super().__init__(block_bytes, numa_node)
+        self.metadata_path = metadata_path
+        self.size_bytes = size_bytes
+        self._store = store
+        self._mount_fd = received[MOUNT_NAME][-1]
+        self._fds = {
+            Ino(int(name.removeprefix(_FILE_PREFIX), 16)): fds[-1]
+            for name, fds in received.items()
+            if name.startswith(_FILE_PREFIX)
+        }
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    def close(self) -> None:
+        """Let go of our copies; the memory stays with the store's."""
+        for fd in (self._mount_fd, *self._fds.values()):
+            os.close(fd)
+
+    def create(self, ino: Ino) -> None:
+        """See Region.create. Raises RegionFullError when no descriptor is left."""
+        stale = self._fds.pop(ino, None)
+        if stale is not None:
+            self._forget(ino, stale)
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._mount_fd)
+        except OSError as error:
+            raise RegionFullError(f"no room for another file ({error.strerror})") from error
+        self._store.store(_name(ino), fd)
+        self._fds[ino] = fd
+
+    def _forget(self, ino: Ino, fd: int) -> None:
+        self._store.remove(_name(ino))
+        os.close(fd)
+
+    def _fd(self, ino: Ino) -> int:
+        try:
+            return self._fds[ino]
+        except KeyError:
+            raise StaleInodeError(f"inode {ino} has no memory", hint="run guestmemfs fsck") from None
+
+    @contextmanager
+    def _opened(self, ino: Ino) -> Iterator[int]:
+        yield self._fd(ino)
+
+    def open_backing(self, ino: Ino) -> int:
+        """See Region.open_backing: a copy."""
+        return os.dup(self._fd(ino))
+
+    def discard(self, inode: Inode) -> None:
+        """See Region.discard."""
+        fd = self._fds.pop(inode.ino, None)
+        if fd is not None:
+            self._forget(inode.ino, fd)
+
+    def stat(self, inode: Inode) -> BackingStat:
+        """See Region.stat."""
+        status = os.fstat(self._fd(inode.ino))
+        return BackingStat(status.st_size, status.st_blocks * 512)
+
+    def inventory(self) -> Iterator[Ino]:
+        """See Region.inventory."""
+        return iter(list(self._fds))
+
+    def use(self) -> RegionUse:
+        """See Region.use."""
+        whole = os.fstatvfs(self._mount_fd)
+        return RegionUse(self.size_bytes, (whole.f_blocks - whole.f_bfree) * whole.f_frsize)
+
+    def resize(self, size_bytes: int) -> None:
+        """See Region.resize."""
+        used_bytes = self.use().used_bytes
+        if size_bytes < used_bytes:
+            raise InstanceBusyError(f"{used_bytes} bytes are in use", hint="remove files first")
+        if size_bytes > host_memory.total_bytes():
+            raise OutOfMemoryError(f"the host has {host_memory.total_bytes()} bytes of memory")
+        mount.reconfigure(self._mount_fd, {"size": str(size_bytes)})
+        self.size_bytes = size_bytes
+
+    def layout(self, inode: Inode) -> dict[str, object]:
+        """See Region.layout: reachable as a descriptor of this process."""
+        length = round_up(inode.size_bytes, self.block_bytes)
+        return {
+            "kind": self.kind,
+            "page_bytes": self.block_bytes,
+            "passthrough": self.passthrough,
+            "path": f"/proc/{os.getpid()}/fd/{self._fd(inode.ino)}",
+            "size_bytes": inode.size_bytes,
+            "segments": [[0, 0, length]] if length else [],
+        }
+
+
+def create(store: FdStore, size_bytes: int, numa_node: int | None = None) -> dict[str, list[int]]:
+    """Make the memory of a new region and put it into the store; returns the descriptors as received ones.
+
+    Raises UnsupportedError without a store (the memory would die with the daemon), OutOfMemoryError.
+    """
+    if not store.present:
+        raise UnsupportedError(
+            "a memfd region needs an fd store to live in",
+            hint="mount without --foreground, or as a systemd unit with FileDescriptorStoreMax=",
+        )
+    mount_fd = private_tmpfs.new(size_bytes, size_bytes, numa_node)
+    store.store(MOUNT_NAME, mount_fd)
+    return {MOUNT_NAME: [mount_fd]}
+
+
+def _name(ino: Ino) -> str:
+    return f"{_FILE_PREFIX}{ino:x}"
