@@ -82,6 +82,11 @@ class Instance:
     name: str
     mountpoint: Path
 
+    @property
+    def state_dir(self) -> Path:
+        """Where it keeps its state."""
+        return self.cli.run_dir / self.name
+
     def status(self) -> dict[str, Any]:
         """`guestmemfs status --json`."""
         status: dict[str, Any] = self.cli.json("status", self.name)

@@ -145,7 +145,8 @@ async def _save(
 def _create_partial(state_path: Path) -> Path:
     """Make the file QEMU will write into ourselves: it holds the guest's registers, so only root reads it."""
     partial_path = state_path.absolute().with_name(state_path.name + ".partial")
-    os.close(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    partial_path.unlink(missing_ok=True)  # of a save that was killed; also never write through a link
+    os.close(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return partial_path
 
 

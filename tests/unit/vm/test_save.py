@@ -83,6 +83,16 @@ def test_new_qemu_is_asked_for_cpr_reboot_to_a_file(memory_path: Path, tmp_path:
     assert report.saved.uses_cpr
 
 
+def test_what_a_killed_save_left_is_replaced_and_never_written_through(
+    qemu: FakeQemu, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").write_text("untouched")
+    (tmp_path / "state.partial").symlink_to(tmp_path / "precious")
+    run_save(qemu, tmp_path / "state")
+    assert (tmp_path / "precious").read_text() == "untouched"
+    assert not (tmp_path / "state").is_symlink()
+
+
 def test_saving_with_ram_leaves_the_capability_off(qemu: FakeQemu, tmp_path: Path) -> None:
     report = run_save(qemu, tmp_path / "state", is_ram_in_place=False)
     assert qemu.capabilities["x-ignore-shared"] is False
