@@ -198,8 +198,9 @@ class Holder:
         self._log.note(reason)
         self._kept.remove(fdnames.FUSE)
         try:
-            with open(self._last_words_path, "w", encoding="utf-8") as file:
+            with open(self._last_words_path + ".new", "w", encoding="utf-8") as file:
                 file.write(str(self._words(reason)))
+            os.rename(self._last_words_path + ".new", self._last_words_path)
         except OSError as error:
             self._log.note(f"cannot write {self._last_words_path}: {error.strerror}")
 
@@ -279,12 +280,12 @@ class Holder:
     def _is_ready(self) -> None:
         self._ever_ready = True
         self._kill_at_s = None
-        self._tell_starter("R")
-        self._hang_up()
         try:
             os.unlink(self._last_words_path)
         except OSError:
             pass
+        self._tell_starter("R")
+        self._hang_up()
 
     def _start_again(self, packed_argv: bytes, starter: int) -> None:
         if self._main or self._restart_at_s is not None:

@@ -3,8 +3,8 @@
 Used by the holder (start, restart) and by a running daemon (its successor). Standard library only, little of
 it: the holder imports this.
 
-Invariants: the child has exactly descriptors 0, 1, 2 and the given ones from 3 on; everything else of ours is
-close-on-exec (Python's default). No signal that arrives between fork and exec is lost to the child.
+Invariants: the child has exactly descriptors 0, 1, 2 and the given ones from 3 on. No signal that arrives
+between fork and exec is lost to the child.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def _become(
         copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in sources]
         for target, copy in enumerate(copies):
             os.dup2(copy, target)
+        # The rest is close-on-exec, unless some C library of the daemon's forgot.
+        os.closerange(above, os.sysconf("SC_OPEN_MAX"))
         _reset_signals()
         os.chdir("/")
         names = [name for name, _fd in fds]

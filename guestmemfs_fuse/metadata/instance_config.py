@@ -90,6 +90,7 @@ class Paths:
             self.daemon_log,
             self.daemon_log + ".1",
             self.last_words,
+            self.last_words + ".new",
             self.holder_pid,
             self.lock,
             self.config + ".new",
