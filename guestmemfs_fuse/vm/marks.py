@@ -11,10 +11,13 @@ from typing import Protocol
 
 
 class Marks(Protocol):
-    """Sets and lifts the mark; both may block, and both may be called twice for the same file."""
+    """Sets and lifts the mark; each may block, and may be called twice for the same file."""
 
     def hold(self, paths: Sequence[Path]) -> None:
         """Mark these RAM files. Raises GuestmemfsError."""
+
+    def admit(self, paths: Sequence[Path]) -> None:
+        """Let the VMM of a restore open these marked files; they stay marked. Raises GuestmemfsError."""
 
     def release(self, paths: Sequence[Path]) -> None:
         """Lift the mark. Raises GuestmemfsError."""
@@ -24,6 +27,9 @@ class NoMarks:
     """Marks nothing: for files whose owner looks after them."""
 
     def hold(self, paths: Sequence[Path]) -> None:
+        """Do nothing."""
+
+    def admit(self, paths: Sequence[Path]) -> None:
         """Do nothing."""
 
     def release(self, paths: Sequence[Path]) -> None:

@@ -74,7 +74,7 @@ async def restore(
     try:
         async with AsyncExitStack() as connections, AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, marks.hold, _ram_paths(saved))
-            await asyncio.to_thread(marks.release, _ram_paths(saved))
+            await asyncio.to_thread(marks.admit, _ram_paths(saved))
             with watch.step("start"):
                 child = process.start(full_command, directory=saved.directory, log_path=log_path)
                 undo.push_async_callback(_end, child)
@@ -88,6 +88,8 @@ async def restore(
             f"not restored: {error}" + (f"; QEMU said: {words}" if words else ""),
             hint=f"the guest still rests in {state_path}; restore can be tried again",
         ) from error
+    # From here the guest runs: what fails now must not end it.
+    await asyncio.to_thread(marks.release, _ram_paths(saved))
     if not keep_state:
         for path in (state_path, record_path(state_path), log_path):
             path.unlink(missing_ok=True)

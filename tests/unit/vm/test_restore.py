@@ -46,6 +46,9 @@ class OrderOfMarks:
     def hold(self, paths: Sequence[Path]) -> None:
         self.calls.append("hold")
 
+    def admit(self, paths: Sequence[Path]) -> None:
+        self.calls.append("admit")
+
     def release(self, paths: Sequence[Path]) -> None:
         self.calls.append("release")
 
@@ -68,7 +71,7 @@ def test_a_vmm_that_does_not_start_leaves_the_guest_saved_and_marked(
     with pytest.raises(RestoreError, match=words):
         asyncio.run(restore(state_path, marks=marks))
     assert state_path.read_bytes() == b"QEVM" and read_record(state_path) == saved
-    assert marks.calls == ["release", "hold"]
+    assert marks.calls == ["admit", "hold"]
 
 
 def test_a_state_file_without_a_record_is_refused(tmp_path: Path) -> None:
