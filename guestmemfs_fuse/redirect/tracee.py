@@ -25,7 +25,7 @@ PREPARING_CALLS = frozenset(
 LONG_PREPARATION_S = 0.1
 """A preparing call of at least this length starts the quiet time anew; shorter ones are free()'s madvise."""
 
-GRACE_S = 1.0
+GRACE_S = 0.5
 """How long threads may take to come to a stop by themselves before they are interrupted to be let go."""
 
 

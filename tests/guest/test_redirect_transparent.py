@@ -1,4 +1,4 @@
-"""`guestmemfs run` goes unnoticed: exit status, signals, job control, descriptors, the death of the tracer."""
+"""`guestmemfs run` goes unnoticed: exit status, signals, job control, descriptors, a dying tracer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.linux.process import is_alive
 from tests.zoo.rig import PAGE_BYTES, Build, FakeMount
 
 pytest_plugins = ("tests.zoo.fixtures",)
@@ -38,10 +39,6 @@ def status_field(pid: int, name: str) -> str:
 
 def tracer_of(pid: int) -> int:
     return int(status_field(pid, "TracerPid"))
-
-
-def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @contextmanager
@@ -176,9 +173,10 @@ def test_a_program_that_is_traced_already_is_refused_in_one_line(region: FakeMou
 
 def test_job_control_in_an_interactive_shell(region: FakeMount, zoo: Build) -> None:
     command = " ".join(region.command(["--keep"], zoo("signals"), "quiet"))
-    with terminal() as (send, expect):
+    with terminal() as (send, expect, foreground):
         send(f"cd {Path(__file__).resolve().parents[2]}; PS1='prompt''> '\n")
         expect("prompt> ")
+        shell = foreground()
         send(command + "\n")
         expect("ready\r\n")
         send("\x1a")
@@ -188,7 +186,8 @@ def test_job_control_in_an_interactive_shell(region: FakeMount, zoo: Build) -> N
         send("jobs\n")
         expect("Running")
         send("fg\n")
-        expect("quiet\r\n")
+        # bash prints the command before it hands the terminal over
+        wait_for(lambda: foreground() != shell, "the job in the foreground")
         send("\x03")
         expect("prompt> ")
         send("echo status $?\n")
@@ -196,8 +195,11 @@ def test_job_control_in_an_interactive_shell(region: FakeMount, zoo: Build) -> N
 
 
 @contextmanager
-def terminal() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
-    """An interactive bash on a terminal of its own: send keys, and read on until something is seen."""
+def terminal() -> Iterator[tuple[Callable[[str], None], Callable[[str], None], Callable[[], int]]]:
+    """An interactive bash on a terminal of its own.
+
+    Gives three functions: send keys; read on until something is seen; the foreground process group.
+    """
     pid, fd = pty.fork()
     if pid == 0:
         os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
@@ -216,7 +218,7 @@ def terminal() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
         seen = seen.partition(text)[2]
 
     try:
-        yield send, expect
+        yield send, expect, lambda: os.tcgetpgrp(fd)
     finally:
         os.kill(pid, signal.SIGHUP)
         os.close(fd)
@@ -235,7 +237,7 @@ def test_a_program_that_has_mapped_and_is_quiet_is_let_go_and_the_tracer_ends(
         tracer = tracer_of(child.pid)
         assert tracer != 0
         wait_for(lambda: tracer_of(child.pid) == 0, "let go")
-        wait_for(lambda: not exists(tracer), "the tracer's end")
+        wait_for(lambda: not is_alive(tracer), "the tracer's end")
         # pause() was interrupted to let go, and went on
         assert status_field(child.pid, "State").startswith("S")
         assert child.poll() is None
@@ -288,7 +290,7 @@ def test_the_tracer_does_not_die_of_signals_meant_for_the_program(
         os.kill(tracer, number)
         child.terminate()
         assert child.wait(SOON_S) == 0
-        wait_for(lambda: not exists(tracer), "the tracer's end")
+        wait_for(lambda: not is_alive(tracer), "the tracer's end")
 
 
 def test_verbose_says_what_was_mapped_and_what_it_cost_before_the_program_is_gone(
