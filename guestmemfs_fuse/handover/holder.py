@@ -144,11 +144,14 @@ class Holder:
         """Make nobody the daemon; returns the pidfd of who it was."""
         pidfd = self._main_pidfd
         self._main, self._main_pidfd = 0, -1
+        self._look_away(pidfd)
+        return pidfd
+
+    def _look_away(self, pidfd: int) -> None:
         try:
             self._poll.unregister(pidfd)
         except KeyError:
             pass  # _main_ended_unseen was here before
-        return pidfd
 
     def _reap(self) -> list[tuple[int, int]]:
         dead: list[tuple[int, int]] = []
@@ -272,7 +275,7 @@ class Holder:
             raise
         self._said = {}
         if former:
-            self._poll.unregister(former_pidfd)
+            self._look_away(former_pidfd)
             self._formers[former] = former_pidfd
         self._log.note(f"daemon {pid} takes over from {former}")
         self._kill_at_s = time.monotonic() + START_TIMEOUT_S

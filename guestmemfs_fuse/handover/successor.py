@@ -1,0 +1,181 @@
+"""Replacing a running daemon: the old process starts the new one and steps aside once it is warm.
+
+    predecessor                               successor
+    Successor.start(argv, fds, env)  ---->    Handover.from_received(fds): imports, reads what it may
+    await warm(timeout_s)            <-W--    say_warm()
+    drain, MAINPID=, release the lock
+    go()                             --G-->   await_go() returns True: takes the lock, serves, READY=1
+    exit                                      (False: the predecessor gave up or died; exit silently)
+
+Until it is warm the successor's stderr is kept by the predecessor, to tell why it failed; from then on it
+is the log. Invariants: a successor that was not told to go never serves, and ends; the predecessor's
+descriptors stay its own and open; after go() the successor is left alone.
+Called by daemon.py, on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Mapping, MutableMapping, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from guestmemfs_fuse.core.errors import DaemonError
+from guestmemfs_fuse.handover import fdnames
+from guestmemfs_fuse.handover.spawn import spawn
+
+_WARM = b"W"
+_GO = b"G"
+_END_TIMEOUT_S = 1.0
+_TAIL_BYTES = 4000
+
+
+class Successor:
+    """The new daemon, as its predecessor sees it."""
+
+    def __init__(self, pid: int, line: socket.socket, stderr_fd: int) -> None:
+        self.pid = pid
+        self._raw_line = line
+        self._line = trio.socket.from_stdlib_socket(line)
+        self._pidfd = os.pidfd_open(pid)
+        self._stderr_fd = stderr_fd
+        self._gone = False
+
+    @classmethod
+    @asynccontextmanager
+    async def start(
+        cls, argv: Sequence[str], fds: Mapping[str, Sequence[int]], env: Mapping[str, str]
+    ) -> AsyncGenerator[Successor, None]:
+        """Start argv with duplicates of fds, by name; unless go() was called it is ended with the block.
+
+        Our stderr is handed on as the log. Raises DaemonError when no process can be started.
+        """
+        stderr_fd = os.memfd_create("successor-stderr", os.MFD_CLOEXEC)
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                flat = [(name, fd) for name, found in fds.items() for fd in found]
+                extra = [(fdnames.HANDOVER, theirs.fileno()), (fdnames.HANDOVER_STDERR, 2)]
+                try:
+                    pid = _spawn(argv, env, flat + extra, stderr_fd)
+                except OSError as error:
+                    ours.close()
+                    raise DaemonError(f"no new daemon can be started: {error.strerror}") from error
+            successor = cls(pid, ours, stderr_fd)
+            try:
+                yield successor
+            finally:
+                await successor._close()
+        finally:
+            os.close(stderr_fd)
+
+    async def warm(self, timeout_s: float) -> None:
+        """Return once it can take over at a word. Raises DaemonError, with its last words, otherwise."""
+        said = None
+        with trio.move_on_after(timeout_s), suppress(OSError):
+            said = await self._line.recv(1)
+        if said == _WARM:
+            return
+        if said is None:
+            how = f"was not ready to take over within {timeout_s:g} s"
+        else:
+            how = await self._how_it_ended()
+        raise self._failure(how)
+
+    def go(self) -> None:
+        """It is the daemon now. Call with the lock released, then exit.
+
+        Raises DaemonError when it is dead: nothing was handed over then. Where MAINPID was sent already the
+        caller may exit non-zero and be started again, or say MAINPID= with its own pid and go on.
+        """
+        try:
+            self._raw_line.send(_GO)  # one byte into an empty buffer: never waits
+        except OSError as error:
+            raise self._failure("died before it took over") from error
+        self._gone = True
+
+    def _failure(self, how: str) -> DaemonError:
+        tail = os.pread(self._stderr_fd, _TAIL_BYTES, max(0, os.fstat(self._stderr_fd).st_size - _TAIL_BYTES))
+        text = tail.decode(errors="replace").strip()
+        last = text.rpartition("\n")[2]
+        error = DaemonError(
+            f"the new daemon {how}" + (f": {last}" if last else ""), hint="the old one goes on serving"
+        )
+        if text:
+            error.add_note(text)
+        return error
+
+    async def _how_it_ended(self) -> str:
+        with trio.move_on_after(_END_TIMEOUT_S):
+            await trio.lowlevel.wait_readable(self._pidfd)
+        ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return "hung up"
+        killed = ended.si_code != os.CLD_EXITED
+        return (
+            f"was killed by signal {ended.si_status}" if killed else f"exited with status {ended.si_status}"
+        )
+
+    async def _close(self) -> None:
+        """Hang up, which ends it; a successor that was let go keeps running."""
+        self._line.close()
+        try:
+            if self._gone:
+                return
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(_END_TIMEOUT_S):
+                    await trio.lowlevel.wait_readable(self._pidfd)
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                await trio.lowlevel.wait_readable(self._pidfd)
+                with suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        finally:
+            os.close(self._pidfd)
+
+
+def _spawn(
+    argv: Sequence[str], env: Mapping[str, str], fds: Sequence[tuple[str, int]], stderr_fd: int
+) -> int:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return spawn(argv, env, fds, (null, stderr_fd, stderr_fd))
+    finally:
+        os.close(null)
+
+
+class Handover:
+    """The predecessor, as its successor sees it. Blocking: nothing else happens before the word to go."""
+
+    def __init__(self, line: socket.socket, log_fd: int) -> None:
+        self._line = line
+        self._log_fd = log_fd
+
+    @classmethod
+    def from_received(cls, fds: MutableMapping[str, list[int]]) -> Handover | None:
+        """Take what belongs to a handover out of received_fds(); None when this is an ordinary start."""
+        lines, logs = fds.pop(fdnames.HANDOVER, []), fds.pop(fdnames.HANDOVER_STDERR, [])
+        if len(lines) != 1 or len(logs) != 1:
+            for fd in lines + logs:
+                os.close(fd)
+            return None
+        return cls(socket.socket(fileno=lines[0]), logs[0])
+
+    def say_warm(self) -> None:
+        """Everything slow is done. From here on stdout and stderr are the log."""
+        for standard in (1, 2):
+            os.dup2(self._log_fd, standard)
+        os.close(self._log_fd)
+        with suppress(OSError):
+            self._line.sendall(_WARM)  # a predecessor that is gone is noticed by await_go
+
+    def await_go(self) -> bool:
+        """Wait for the word; False when it will not come and this process is to exit silently."""
+        with self._line:
+            try:
+                return self._line.recv(1) == _GO
+            except OSError:
+                return False
