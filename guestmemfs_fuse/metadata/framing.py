@@ -41,7 +41,9 @@ FRAME_HEADER_BYTES: Final = _FRAME.size
 PAYLOAD_MAX_BYTES: Final = 1 << 30
 
 _SEARCH_FACTOR: Final = 64
-_SEARCH_FLOOR_BYTES: Final = 16 << 20
+_SEARCH_FLOOR_BYTES: Final = 1 << 30
+"""Bytes that are checksummed at most in search of a valid frame behind a bad one: enough for a torn frame
+full of a user's bytes (64 KiB, plausible at every place), about a second at worst."""
 
 
 class FileKind(IntEnum):
