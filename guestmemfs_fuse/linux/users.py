@@ -30,6 +30,15 @@ class MappedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedBy:
+    """One process that has files open: how many descriptors."""
+
+    pid: int
+    comm: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Vma:
     """A file mapping as a line of /proc/PID/maps shows it; [start, end) are addresses."""
 
@@ -114,9 +123,24 @@ def mapped_beyond(devs: Iterable[Dev], ino: int, offset_bytes: int) -> list[Mapp
 
 def open_counts(devs: Iterable[Dev]) -> dict[int, int]:
     """Open file descriptors per inode number, over all processes (a dup or an inherited fd counts again)."""
+    counts: dict[int, int] = {}
+    for _pid, ino in _open_files(devs):
+        counts[ino] = counts.get(ino, 0) + 1
+    return counts
+
+
+def opened_by(devs: Iterable[Dev]) -> list[OpenedBy]:
+    """The processes that have anything open on these superblocks, by pid."""
+    counts: dict[int, int] = {}
+    for pid, _ino in _open_files(devs):
+        counts[pid] = counts.get(pid, 0) + 1
+    return [OpenedBy(pid, _comm(pid), count) for pid, count in counts.items()]
+
+
+def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
+    """(pid, inode number) of every open descriptor on these superblocks."""
     wanted = frozenset(devs)
     mounts_seen: dict[tuple[str, str], frozenset[bytes]] = {}
-    counts: dict[int, int] = {}
     for pid in _pids():
         try:
             mount_ids = _mount_ids(pid, wanted, mounts_seen)
@@ -128,8 +152,7 @@ def open_counts(devs: Iterable[Dev]) -> dict[int, int]:
         for fd in fds:
             ino = parse_fdinfo(_read(f"/proc/{pid}/fdinfo/{fd}"), mount_ids)
             if ino is not None:
-                counts[ino] = counts.get(ino, 0) + 1
-    return counts
+                yield pid, ino
 
 
 def parse_fdinfo(raw: bytes, mount_ids: frozenset[bytes]) -> int | None:

@@ -105,6 +105,10 @@ def test_open_descriptors_of_all_processes_count(tmp_path: Path) -> None:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
             assert users.open_counts([dev])[stat.st_ino] == 3
+            opened = {each.pid: each for each in users.opened_by([dev])}
+            assert opened[child.pid].count >= 1
+            assert opened[os.getpid()].count >= 2
+            assert opened[child.pid].comm.startswith("python")
             assert users.open_counts([(dev[0], dev[1] + 1)]).get(stat.st_ino) is None
         finally:
             child.communicate()

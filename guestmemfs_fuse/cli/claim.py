@@ -1,0 +1,72 @@
+"""One command at a time changes an instance: a lock on its state directory.
+
+Two `mount` commands at once, or an `umount` during a `destroy`, would each see half of what the other does.
+The daemon has a lock of its own and does not care about this one.
+
+Invariant: nothing is left behind; the lock is on the directory itself. Called by the commands that change
+something.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from guestmemfs_fuse.core.errors import InstanceBusyError
+from guestmemfs_fuse.metadata.instance import Paths
+
+CLAIM_TIMEOUT_S = 20.0
+_POLL_S = 0.02
+
+
+@contextmanager
+def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[None]:
+    """Have the state directory, which must exist, for ourselves inside the block.
+
+    Raises InstanceBusyError when another command has it for longer than timeout_s, FileNotFoundError when
+    it is gone by the time it is ours.
+    """
+    fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(fd, state_dir, timeout_s)
+        if not _is_still(fd, state_dir):
+            raise FileNotFoundError(2, os.strerror(2), state_dir)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def claimed_anew(make: Callable[[], Paths]) -> Iterator[Paths]:
+    """Like claimed, for a directory that `make` makes if need be, even while others remove it."""
+    with ExitStack() as stack:
+        while True:
+            paths = make()
+            with suppress(FileNotFoundError):
+                stack.enter_context(claimed(paths.state_dir))
+                break
+        yield paths
+
+
+def _lock(fd: int, state_dir: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise InstanceBusyError(
+                    f"another guestmemfs command is at work on {state_dir}", hint="try again when it is done"
+                ) from None
+        time.sleep(_POLL_S)
+
+
+def _is_still(fd: int, path: str) -> bool:
+    """Whether the path still names the directory that is open as fd."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    return False

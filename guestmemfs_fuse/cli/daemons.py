@@ -1,0 +1,72 @@
+"""Asking an instance's daemon, and finding its process when it does not answer. Called by the commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from guestmemfs_fuse.control import client
+from guestmemfs_fuse.core.errors import DaemonError
+from guestmemfs_fuse.metadata.instance import Instance
+
+RESTART_WAIT_S = 5.0
+"""How long a request waits for a daemon that is just being replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """What ping answers. stall_ns: how long calls waited during the last hand-over, None: there was none."""
+
+    pid: int
+    generation: int
+    state: str
+    stall_ns: int | None
+
+
+def ask(
+    instance: Instance, op: str, args: Mapping[str, object] | None = None, **options: Any
+) -> dict[str, Any]:
+    """client.call, for results that are maps."""
+    result = client.call(instance.paths.state_dir, op, args, **options)
+    if not isinstance(result, dict):
+        raise DaemonError(f"the daemon answered {op} with {type(result).__name__}")
+    return result
+
+
+def ping(instance: Instance, *, timeout_s: float, wait_s: float = 0.0) -> Pong:
+    """Who serves. Raises DaemonError, also when nobody answers in time."""
+    answer = ask(instance, "ping", timeout_s=timeout_s, wait_s=wait_s)
+    return Pong(answer["pid"], answer["generation"], answer["state"], answer.get("stall_ns"))
+
+
+def pid_by_lock(lock_path: str) -> int | None:
+    """The process that holds the instance's lock, found in /proc: for a daemon that does not answer.
+
+    /proc/PID/fdinfo/FD shows a flock(2) beside the descriptor it was taken through.
+    """
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid() and _holds(f"/proc/{name}", lock_path):
+            return int(name)
+    return None
+
+
+def _holds(process: str, lock_path: str) -> bool:
+    with suppress(OSError):
+        for fd in os.listdir(f"{process}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"{process}/fd/{fd}") != lock_path:
+                    continue
+                with open(f"{process}/fdinfo/{fd}", "rb") as file:
+                    if b"FLOCK" in file.read():
+                        return True
+    return False
+
+
+def kill(pid: int) -> None:
+    """SIGKILL to a process of ours; one that is gone already is as good."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

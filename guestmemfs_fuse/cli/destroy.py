@@ -1,0 +1,53 @@
+"""`guestmemfs destroy`: the only command that lets go of memory."""
+
+from __future__ import annotations
+
+import click
+
+from guestmemfs_fuse.cli import host
+from guestmemfs_fuse.cli.output import result, say
+
+_EXAMPLES = """\b
+Examples:
+  guestmemfs destroy /mnt/guests --yes
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("target")
+@click.option("--yes", is_flag=True, help="Really do it. Without this nothing happens.")
+@click.option("--force", is_flag=True, help="Also while processes map or have open files of it.")
+def destroy(target: str, yes: bool, force: bool) -> None:
+    """Unmount TARGET and give its memory back: all files are lost.
+
+    Refused (exit code 5) while a process maps or has open a file of it; --force overrides that. What a
+    process has mapped stays mapped and is given back when it ends.
+    """
+    host.require_root()
+    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.destroying import destroy_instance, forget_broken
+    from guestmemfs_fuse.cli.sizes import size_text
+    from guestmemfs_fuse.core.errors import MetadataError, UsageError
+    from guestmemfs_fuse.metadata.instance import BrokenInstance, all_instances, find
+
+    try:
+        instance = find(target)
+    except MetadataError as problem:
+        broken = [
+            each for each in all_instances() if isinstance(each, BrokenInstance) and each.name == target
+        ]
+        if not (broken and yes and force):
+            problem.hint = f"{problem.hint}; `guestmemfs destroy {target} --yes --force` removes what is left"
+            raise
+        say(f"note: {problem.message}")
+        forget_broken(broken[0])
+        result(f"instance {target} is gone")
+        return
+    if not yes:
+        raise UsageError(
+            f"this gives up all files of instance {instance.name} ({size_text(instance.config.size_bytes)})",
+            hint=f"`guestmemfs destroy {target} --yes` if that is meant",
+        )
+    with claimed(instance.paths.state_dir):
+        destroy_instance(instance, force=force)
+    result(f"instance {instance.name} is gone, its memory given back")

@@ -1,0 +1,74 @@
+"""A click group that knows its commands by name and imports one only when it is used.
+
+Start-up time is felt at every call, and `status` in a watch loop must not pay for rich, qemu or ptrace.
+
+Invariant: showing the group's help imports no command (a test holds that the one-line texts here are those of
+the commands). Called by cli/main.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+
+Guard = Callable[[Callable[[], object]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command: its name, `module:attribute` below guestmemfs_fuse.cli, and its one line of help."""
+
+    name: str
+    where: str
+    summary: str
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self.where.partition(":")
+        command = getattr(importlib.import_module(f"guestmemfs_fuse.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group made of entries, shown in their order.
+
+    guard: wraps the whole run, from parsing to the last line of output, and turns what is raised into an
+    exit code.
+    """
+
+    def __init__(self, *args: Any, entries: Sequence[Entry], guard: Guard, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._entries = {entry.name: entry for entry in entries}
+        self._guard = guard
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What the group was made of."""
+        return tuple(self._entries.values())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of the help."""
+        return list(self._entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now; None when there is none."""
+        entry = self._entries.get(cmd_name)
+        return entry.load() if entry is not None else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the entries alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(entry.name, entry.summary) for entry in self.entries])
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, and leave with a documented exit code; without standalone_mode, exceptions come through."""
+        run: Callable[[], Any] = partial(super().main, *args, **{**extra, "standalone_mode": False})
+        if not standalone_mode:
+            return run()
+        raise SystemExit(self._guard(run))

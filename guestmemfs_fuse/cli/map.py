@@ -1,0 +1,94 @@
+"""`guestmemfs map`: where one file's memory is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from guestmemfs_fuse.cli import host
+from guestmemfs_fuse.cli.output import print_json, result, table
+from guestmemfs_fuse.cli.sizes import size_text
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.cli.survey import Finding
+
+_EXAMPLES = """\b
+Examples:
+  guestmemfs map /mnt/guests/vm1
+  guestmemfs map /mnt/guests/vm1 --json
+"""
+
+
+@click.command("map", epilog=_EXAMPLES)
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def map_file(path: str, as_json: bool) -> None:
+    """Show the file PATH: its extents, huge-page coverage and which processes map it.
+
+    Works for a stopped instance too: PATH is where the file would be.
+    """
+    host.require_root()
+    from guestmemfs_fuse.cli import survey
+    from guestmemfs_fuse.cli.daemons import RESTART_WAIT_S
+    from guestmemfs_fuse.metadata.instance import instance_of_path
+
+    instance, inside = instance_of_path(path)
+    shown = _ask(survey.examine(instance, wait_s=RESTART_WAIT_S), inside)
+    if as_json:
+        print_json(shown)
+        return
+    _print(shown)
+
+
+def _ask(found: Finding, inside: str) -> dict[str, Any]:
+    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.core.errors import GuestmemfsError
+
+    if found.pong is not None:
+        return daemons.ask(found.instance, "map", {"path": "/" + inside}, wait_s=daemons.RESTART_WAIT_S)
+    from guestmemfs_fuse.cli import offline
+    from guestmemfs_fuse.cli.sight import Condition
+    from guestmemfs_fuse.engine import report
+
+    if found.condition in (Condition.LOST, Condition.SILENT):
+        raise GuestmemfsError(f"instance {found.instance.name} cannot be asked", hint=found.advice)
+    with offline.opened(found.instance) as there:
+        if there.region is None:
+            raise GuestmemfsError(
+                f"a stopped {found.instance.config.kind} region cannot be looked into",
+                hint=f"`guestmemfs mount {found.instance.config.mountpoint}` first",
+            )
+        return report.one_file(there.state, there.region, "/" + inside)
+
+
+def _print(shown: dict[str, Any]) -> None:
+    for label, text in (
+        ("file", f"{shown['path'] or '/'}, inode {shown['ino']}{', pinned' if shown['pinned'] else ''}"),
+        ("size", f"{size_text(shown['size_bytes'])}, {size_text(shown['allocated_bytes'])} allocated"),
+        ("huge pages", f"{size_text(shown['huge_bytes'])} ({shown['huge_fraction']:.1%})"),
+        ("saved guest", shown["saved_guest"]),
+        ("open", f"{shown['open_count']} descriptors"),
+        ("mapped by", _users(shown["mapped_by"])),
+    ):
+        if text is not None:
+            result(f"{label:<12}{text}")
+    if shown["extents"]:
+        result("")
+        columns = ("OFFSET", "LENGTH", "IN REGION")
+        table(columns, [_extent(row) for row in shown["extents"]], right=columns)
+
+
+def _users(users: list[dict[str, Any]]) -> str:
+    return (
+        ", ".join(f"{user['comm']}[{user['pid']}] {size_text(user['bytes'])}" for user in users) or "nobody"
+    )
+
+
+def _extent(row: dict[str, Any]) -> tuple[str, ...]:
+    there = row["region_offset_bytes"]
+    return (
+        size_text(row["offset_bytes"]),
+        size_text(row["length_bytes"]),
+        "own file" if there is None else size_text(there),
+    )

@@ -1,0 +1,93 @@
+"""A new daemon under a live mount: asked for, or forced when the old one does not answer.
+
+Whatever the old daemon's condition, the mount and all open files stay: the connection is with the holder
+(or systemd), and whoever comes next takes it over. Called by cli/restart.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from guestmemfs_fuse.cli import daemons, sight
+from guestmemfs_fuse.cli.daemons import Pong
+from guestmemfs_fuse.cli.output import say
+from guestmemfs_fuse.cli.sight import Condition
+from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.metadata.instance import Instance
+
+ANSWER_S = 5.0
+HANDOVER_S = 30.0
+REPLACED_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """old_pid, old_generation: None where the old daemon could not be asked any more."""
+
+    old_pid: int | None
+    old_generation: int | None
+    new: Pong
+
+
+def restart_daemon(instance: Instance) -> Restarted:
+    """Returns once a daemon of a later generation serves. Raises GuestmemfsError; the old one may go on."""
+    seen = sight.look(instance)
+    name, mountpoint = instance.name, instance.config.mountpoint
+    if seen.mount is None:
+        raise GuestmemfsError(f"instance {name} is not mounted", hint=f"`guestmemfs mount {mountpoint}`")
+    if seen.condition is Condition.DEAD_MOUNT:
+        raise DaemonError(
+            f"{mountpoint} is a dead mount: daemon and holder are gone",
+            hint=f"`guestmemfs mount {mountpoint}` brings data and metadata back",
+        )
+    if seen.condition is Condition.RESTARTING:
+        say("note: the daemon has died and its holder is starting another")
+        return Restarted(None, None, _wait_for_other(instance, old_pid=None, old_generation=None))
+    try:
+        before = daemons.ping(instance, timeout_s=ANSWER_S, wait_s=ANSWER_S)
+    except DaemonError as error:
+        return _replace_silent(instance, error)
+    daemons.ask(instance, "restart", timeout_s=HANDOVER_S)
+    after = _wait_for_other(instance, old_pid=before.pid, old_generation=before.generation)
+    return Restarted(before.pid, before.generation, after)
+
+
+def _replace_silent(instance: Instance, error: DaemonError) -> Restarted:
+    pid = daemons.pid_by_lock(instance.paths.lock)
+    if pid is not None:
+        if not _is_supervised(pid):
+            raise DaemonError(
+                f"the daemon (pid {pid}) does not answer, and nobody would start another: {error.message}",
+                hint="it was started by hand with --foreground; see what it says there",
+            )
+        say(f"note: the daemon (pid {pid}) does not answer: killing it, another takes over")
+        daemons.kill(pid)
+    return Restarted(pid, None, _wait_for_other(instance, old_pid=pid, old_generation=None))
+
+
+def _is_supervised(pid: int) -> bool:
+    """Whether somebody keeps the daemon's connection and starts another: its environment tells."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(each.startswith(b"NOTIFY_SOCKET=") for each in file.read().split(b"\0"))
+    except OSError:
+        return True  # it is gone already
+
+
+def _wait_for_other(instance: Instance, *, old_pid: int | None, old_generation: int | None) -> Pong:
+    found: list[Pong] = []
+
+    def is_there() -> bool:
+        with suppress(DaemonError):
+            pong = daemons.ping(instance, timeout_s=2.0)
+            if pong.pid != old_pid and pong.generation > (old_generation or 0):
+                found.append(pong)
+        return bool(found)
+
+    if not sight.wait_until(is_there, REPLACED_WITHIN_S):
+        raise DaemonError(
+            f"no new daemon serves instance {instance.name} after {REPLACED_WITHIN_S:g} s",
+            hint=f"see {instance.paths.daemon_log}",
+        )
+    return found[0]

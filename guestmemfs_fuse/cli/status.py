@@ -1,0 +1,131 @@
+"""`guestmemfs status`: one instance, from its daemon or, when it is stopped, from what it left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from guestmemfs_fuse.cli import host
+from guestmemfs_fuse.cli.output import print_json, result, say, table
+from guestmemfs_fuse.cli.sizes import size_text
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.cli.survey import Finding
+
+_EXAMPLES = """\b
+Examples:
+  guestmemfs status /mnt/guests
+  guestmemfs status mnt-guests --json | jq .huge.fraction
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(target: str, as_json: bool) -> None:
+    """Show one instance: state, use of its region, huge-page coverage, files and who uses them.
+
+    Coverage and users are what the kernel reports now. For a stopped instance the metadata is read; of a
+    daemon that was given up the last words are shown.
+    """
+    host.require_root()
+    from guestmemfs_fuse.cli import survey
+    from guestmemfs_fuse.cli.daemons import RESTART_WAIT_S
+    from guestmemfs_fuse.metadata.instance import find
+
+    found = survey.examine(find(target), wait_s=RESTART_WAIT_S)
+    shown = _report(found)
+    if as_json:
+        print_json(shown)
+        return
+    _print(shown)
+
+
+def _report(found: Finding) -> dict[str, Any]:
+    """The documented JSON object."""
+    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.cli.sight import Condition
+    from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+
+    instance, words = found.instance, found.seen.last_words
+    if found.condition is Condition.SILENT:
+        raise DaemonError("the daemon does not answer", hint=found.advice)
+    if found.condition is Condition.LOST:
+        raise GuestmemfsError(f"instance {instance.name} has no memory any more", hint=found.advice)
+    if found.pong is not None:
+        shown = daemons.ask(instance, "status", wait_s=daemons.RESTART_WAIT_S)
+    else:
+        shown = _offline(found)
+    shown["condition"] = found.condition.value
+    shown["state_dir"] = instance.paths.state_dir
+    shown["last_words"] = str(words).rstrip() if words is not None else None
+    shown["advice"] = found.advice
+    return shown
+
+
+def _offline(found: Finding) -> dict[str, Any]:
+    from guestmemfs_fuse.cli import offline
+
+    config = found.instance.config
+    with offline.opened(found.instance) as there:
+        return {
+            "name": found.instance.name,
+            "mountpoint": config.mountpoint,
+            "state": found.state,
+            "daemon_pid": None,
+            "holder_pid": found.seen.holder_pid,
+            "generation": there.state.generation,
+            **offline.whole_report(there),
+            "counters": {},
+            "journal": {},
+        }
+
+
+def _print(shown: dict[str, Any]) -> None:
+    region = shown["region"]
+    for label, text in (
+        ("instance", shown["name"]),
+        ("state", f"{shown['condition']}, generation {shown['generation']}"),
+        ("mountpoint", shown["mountpoint"]),
+        ("daemon", f"pid {shown['daemon_pid'] or '-'}, holder pid {shown['holder_pid'] or '-'}"),
+        (
+            "region",
+            f"{region['kind']} {size_text(region['size_bytes'])}: {size_text(region['used_bytes'])} used, "
+            f"{size_text(region['free_bytes'])} free, blocks of {size_text(region['block_bytes'])}",
+        ),
+        ("huge pages", _coverage(shown["huge"])),
+    ):
+        result(f"{label:<12}{text}")
+    if shown["files"]:
+        result("")
+        columns = ("PATH", "SIZE", "ALLOCATED", "HUGE", "OPEN", "MAPPED BY")
+        table(columns, [_file(row) for row in shown["files"]], right=columns[1:5])
+    if shown["last_words"]:
+        say("the daemon was given up; its last words:")
+        for line in shown["last_words"].splitlines():
+            say(f"  {line}")
+    if shown["advice"]:
+        say(f"note: {shown['advice']}")
+
+
+def _coverage(huge: dict[str, Any]) -> str:
+    if huge["fraction"] is None:
+        return "not measured while stopped"
+    return f"{size_text(huge['bytes'])} ({huge['fraction']:.1%} of what is allocated)"
+
+
+def _file(row: dict[str, Any]) -> tuple[str, ...]:
+    users = ", ".join(f"{user['comm']}[{user['pid']}]" for user in row["mapped_by"])
+    return (
+        (row["path"] or f"(unlinked, inode {row['ino']})") + (" pinned" if row["pinned"] else ""),
+        size_text(row["size_bytes"]),
+        _measured(row["allocated_bytes"], size_text),
+        _measured(row["huge_fraction"], "{:.0%}".format),
+        _measured(row["open_count"], str),
+        users or "-",
+    )
+
+
+def _measured(value: Any, show: Any) -> str:
+    return "?" if value is None else str(show(value))

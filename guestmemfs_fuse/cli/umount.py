@@ -1,0 +1,45 @@
+"""`guestmemfs umount`: the mount goes, the memory stays."""
+
+from __future__ import annotations
+
+import click
+
+from guestmemfs_fuse.cli import host
+from guestmemfs_fuse.cli.output import result, say
+
+_EXAMPLES = """\b
+Examples:
+  guestmemfs umount /mnt/guests
+  guestmemfs umount mnt-guests
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("target")
+def umount(target: str) -> None:
+    """Unmount TARGET and stop its daemon; region and metadata stay until `destroy`.
+
+    Refused (exit code 5) while a process maps or has open a file of it, or works in it: it says which. A dead
+    mount (daemon and holder were killed) is detached. What is not mounted is an error (exit code 1).
+    """
+    host.require_root()
+    from guestmemfs_fuse.cli import sight
+    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.unmounting import unmount, wait_daemon_gone
+    from guestmemfs_fuse.core.errors import GuestmemfsError
+    from guestmemfs_fuse.metadata.instance import find
+
+    instance = find(target)
+    with claimed(instance.paths.state_dir):
+        seen = sight.look(instance)
+        if seen.mount is None:
+            if seen.has_daemon and wait_daemon_gone(instance):
+                result(f"instance {instance.name} is unmounted")  # by somebody else, just now
+                return
+            raise GuestmemfsError(
+                f"instance {instance.name} is not mounted",
+                hint=f"`guestmemfs status {instance.name}` shows it",
+            )
+        if unmount(instance, seen).was_dead:
+            say(f"note: {instance.config.mountpoint} was a dead mount: detached")
+    result(f"instance {instance.name} is unmounted; its region stays until `guestmemfs destroy`")
