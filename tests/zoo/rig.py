@@ -25,7 +25,6 @@ from guestmemfs_fuse.linux import mount
 from tests.require import require
 
 SOURCES = Path(__file__).resolve().parent
-REPOSITORY = SOURCES.parents[1]
 PAGE_BYTES = 2 << 20
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 TIMEOUT_S = 60.0
@@ -127,14 +126,13 @@ class FakeMount:
 
     def command(self, options: Sequence[str], *command: object) -> list[str]:
         """The command line that runs `command` redirected."""
-        launcher = [sys.executable, "-m", "tests.zoo.table_run", str(self.table()), *options, "--"]
+        launcher = [sys.executable, str(SOURCES / "table_run.py"), str(self.table()), *options, "--"]
         return [*launcher, *(str(argument) for argument in command)]
 
     def run(self, *command: object, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Run a command redirected, to its end."""
         return subprocess.run(
             self.command(options, *command),
-            cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -145,7 +143,6 @@ class FakeMount:
         """Start a command redirected; the caller ends it."""
         return subprocess.Popen(
             self.command(options, *command),
-            cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

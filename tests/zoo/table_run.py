@@ -1,6 +1,6 @@
 """`guestmemfs run` with a table instead of daemons: which mounts are regions, and what their files are.
 
-    python -m tests.zoo.table_run TABLE.json [the options of guestmemfs run] -- COMMAND
+    python tests/zoo/table_run.py TABLE.json [the options of guestmemfs run] -- COMMAND
 
 The table: {"MAJOR:MINOR": {"kind": ..., "page_bytes": ..., "files": {"INO": layout}}}, a layout as the daemon
 would send it; {"error": "text"} instead of one makes the question fail, and a list of layouts answers the
