@@ -84,13 +84,22 @@ def checksum(path: Path) -> str:
         return hashlib.sha256(mapping).hexdigest()
 
 
-def huge_mapped_bytes(pid: int, path: Path) -> int:
-    """How much of a process's mapping of `path` is mapped by PMDs, from /proc/PID/smaps."""
-    kibibytes, is_ours = 0, False
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """What a process has touched of its mapping of a file, and how much of that by PMD entries."""
+
+    resident_bytes: int
+    huge_bytes: int
+
+
+def mapping_of(pid: int, path: Path) -> Mapping:
+    """A process's mapping of `path`, from /proc/PID/smaps; of shmem, as that is what is behind the mount."""
+    kibibytes = {"Rss:": 0, "ShmemPmdMapped:": 0}
+    is_ours = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, _, rest = line.partition(" ")
         if not name.endswith(":"):
             is_ours = line.endswith(str(path))
-        elif is_ours and name == "ShmemPmdMapped:":
-            kibibytes += int(rest.split()[0])
-    return kibibytes << 10
+        elif is_ours and name in kibibytes:
+            kibibytes[name] += int(rest.split()[0])
+    return Mapping(kibibytes["Rss:"] << 10, kibibytes["ShmemPmdMapped:"] << 10)
