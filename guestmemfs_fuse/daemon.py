@@ -7,13 +7,12 @@ Run states: STARTING -> SERVING -> LEAVING. Exit status: 0 when the mount is gon
 or a successor has taken over; 75 (EX_TEMPFAIL) after SIGTERM: the connection is in the store and
 somebody is expected to start us again; an ExitCode when starting failed.
 
-Invariants: only the process that holds STATE_DIR/lock touches metadata; nothing in here touches the
+Invariants: only the process that holds STATE_DIR/lock writes metadata; nothing in here touches the
 mountpoint while it is mounted; no path lets go of guest memory.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import pyfuse3
 import trio
@@ -30,9 +29,10 @@ import trio
 from guestmemfs_fuse.control.handlers import Args, Handlers
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import GuestmemfsError, InstanceBusyError
+from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
 from guestmemfs_fuse.engine.engine import Engine
-from guestmemfs_fuse.engine.storage import Storage, open_storage
+from guestmemfs_fuse.engine.instance_lock import InstanceLock
+from guestmemfs_fuse.engine.storage import open_storage, read_ahead
 from guestmemfs_fuse.fuse import session
 from guestmemfs_fuse.fuse.connection import Connection, connect
 from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
@@ -41,7 +41,10 @@ from guestmemfs_fuse.fuse.operations import GuestOperations
 from guestmemfs_fuse.fuse.relay import Relay
 from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds
+from guestmemfs_fuse.handover.launch import daemon_argv, holder_pid
+from guestmemfs_fuse.handover.successor import Handover, Successor, Word
 from guestmemfs_fuse.linux import mount
+from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 
 log = logging.getLogger("guestmemfs")
@@ -50,7 +53,8 @@ EXIT_COME_BACK: Final = 75
 """EX_TEMPFAIL of sysexits(3): told to go, to be started again with the stored descriptors."""
 
 _DRAIN_S: Final = 10.0
-_LOCK_S: Final = 10.0
+_WARM_S: Final = 20.0
+_LAST_REPLIES_S: Final = 0.5
 _MAX_TASKS: Final = 2048
 """Handlers at once in pyfuse3: a long allocation occupies one."""
 
@@ -69,39 +73,51 @@ class Daemon:
     """One daemon process: build it with the instance's lock held, then `await run()`."""
 
     def __init__(
-        self, config: InstanceConfig, paths: Paths, notifier: Notifier, fds: Fds, *, clean: bool
+        self,
+        config: InstanceConfig,
+        paths: Paths,
+        lock: InstanceLock,
+        notifier: Notifier,
+        fds: Fds,
+        word: Word | None = None,
     ) -> None:
-        """clean: a predecessor left nothing half done; fds: what the store or the predecessor gave us."""
+        """fds: what the store or the predecessor gave us; word: what a predecessor said, if there was one."""
         self._config = config
         self._paths = paths
+        self._lock = lock
         self._notifier = notifier
         self._fds = fds
-        self._clean = clean
+        self._word = word
+        self._stall_ns: int | None = None
         self._run_state = RunState.STARTING
         self._leave = trio.Event()
         self._exit_status = 0
         self._cleanup = ExitStack()
+        self._background = trio.CancelScope()
 
-    async def run(self) -> int:
+    async def run(self, ahead: Chain | None = None) -> int:
         """Serve until the mount is gone or a successor took over; returns the exit status.
 
-        Raises GuestmemfsError or OSError when it cannot start; then what this start made is undone.
+        ahead: metadata that was read while the predecessor still served. Raises GuestmemfsError or OSError
+        when it cannot start; then what this start made is undone.
         """
         with self._cleanup:
-            self._storage = storage = open_storage(self._config, self._paths, self._fds, self._notifier)
+            storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
+            self._storage = storage
             self._cleanup.callback(storage.close)
             stored = self._fds.get(fdnames.FUSE, [])
             self._connection = connect(self._config.mountpoint, self._config.name, stored, storage.state)
             self._cleanup.callback(os.close, self._connection.fd)
             self._cleanup.callback(self._unmount_unless_served)
-            self._build(storage, self._connection)
-            await self._serve(storage)
+            self._build(self._connection)
+            await self._serve()
             return self._exit_status
 
-    def _build(self, storage: Storage, connection: Connection) -> None:
+    def _build(self, connection: Connection) -> None:
+        storage = self._storage
         self._engine = Engine(storage.state, storage.store, storage.region, FuseKernel(connection.fd))
         self._engine.ledger.on_commit = storage.note_commit
-        self._relay = Relay(connection.fd, EngineHooks(self._engine), self.session_started)
+        self._relay = Relay(connection.fd, EngineHooks(self._engine), self._session_started)
         self._cleanup.callback(self._relay.close)
         self._pump = not session.attach(self._relay)
         operations = GuestOperations(self._engine, self._relay.find_request)
@@ -110,33 +126,33 @@ class Daemon:
         listeners = self._fds.get(fdnames.CONTROL, [])
         self._listener = adopt_listener(listeners[0]) if listeners else bind_listener(self._paths.state_dir)
         self._cleanup.callback(self._listener.close)
+        self._handlers = Handlers(self._engine)
+        own = {"ping": self._ping, "status": self._status, "restart": self._restart}
+        self._server = ControlServer(self._listener, {**self._handlers.table(), **own})
 
-    async def _serve(self, storage: Storage) -> None:
+    async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._relay_until_it_ends)
             nursery.start_soon(pyfuse3.main, 1, _MAX_TASKS)
-            await self._begin_session()
-            handlers = Handlers(self._engine)
-            table = {**handlers.table(), "ping": self._ping, "status": self._status}
-            self._handlers = handlers
-            nursery.start_soon(ControlServer(self._listener, table).serve)
+            await self._begin_session(self._connection)
+            nursery.start_soon(self._server.serve)
             nursery.start_soon(self._obey_signals)
-            nursery.start_soon(storage.compact_when_due)
-            if not self._clean:
-                nursery.start_soon(self._engine.sweep)
+            nursery.start_soon(self._in_background)
             self._run_state = RunState.SERVING
+            if self._word is not None:
+                self._stall_ns = time.monotonic_ns() - self._word.drained_ns
             self._notifier.ready()
             log.info("serving %s, generation %d", self._config.mountpoint, self._engine.state.generation)
             await self._leave.wait()
             self._run_state = RunState.LEAVING
             nursery.cancel_scope.cancel()
 
-    async def _begin_session(self) -> None:
+    async def _begin_session(self, connection: Connection) -> None:
         """Answer or replay INIT. The store has the connection before anybody's request is answered."""
-        connection = self._connection
         self._engine.ledger.commit(cmd.StartDaemon())
         if connection.stored_init is not None:
-            if not self._clean:
+            if not self._is_clean:
                 self._engine.recover()
             await self._relay.resume(connection.stored_init)
             return
@@ -145,7 +161,11 @@ class Daemon:
             self._notifier.barrier()
         await self._relay.start_fresh()
 
-    def session_started(self, init_request: bytes) -> None:
+    @property
+    def _is_clean(self) -> bool:
+        return self._word is not None and self._word.clean
+
+    def _session_started(self, init_request: bytes) -> None:
         """The kernel's INIT is about to be answered: from now on the connection can be resumed."""
         self._engine.ledger.commit(cmd.StartSession(init_request, self._connection.device))
 
@@ -159,6 +179,13 @@ class Daemon:
         """A mount that never served must not stay behind when starting fails."""
         if self._run_state is RunState.STARTING and self._connection.fresh:
             mount.umount(self._config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+
+    async def _in_background(self) -> None:
+        """What can be stopped at any moment: put right what a crash left, fold the journal."""
+        with self._background:
+            if not self._is_clean:
+                await self._engine.sweep()
+            await self._storage.compact_when_due()
 
     async def _obey_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -176,52 +203,78 @@ class Daemon:
             "pid": os.getpid(),
             "generation": state.generation,
             "state": "frozen" if state.frozen else "serving",
+            "stall_ns": self._stall_ns,
         }
 
     async def _status(self, args: Args, progress: Progress) -> object:
-        state, relay = self._engine.state, self._relay.statistics()
+        state = self._engine.state
+        counters = {**asdict(self._engine.statistics()), "relay": asdict(self._relay.statistics())}
         return {
             "name": self._config.name,
             "mountpoint": self._config.mountpoint,
             "state": "frozen" if state.frozen else "serving",
             "daemon_pid": os.getpid(),
-            "holder_pid": os.getppid() if self._notifier.present else None,
+            "holder_pid": self._holder_pid(),
             "generation": state.generation,
             **await self._handlers.report(),
-            "counters": {**asdict(self._engine.statistics()), "relay": _plain(asdict(relay))},
+            "counters": counters,
             "journal": asdict(self._storage.store.statistics()),
         }
 
+    def _holder_pid(self) -> int | None:
+        """Who keeps our descriptors: the holder, or systemd (PID 1)."""
+        if not self._notifier.present:
+            return None
+        return holder_pid(self._paths.state_dir) or 1
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Statistics as msgpack can pack them: flags become numbers."""
-    return {key: int(value) if isinstance(value, int) else value for key, value in values.items()}
+    async def _restart(self, args: Args, progress: Progress) -> object:
+        """{} -> {successor_pid}, once it is ready to take over; until then we go on serving."""
+        return {"successor_pid": await self._nursery.start(self._hand_over)}
 
+    async def _hand_over(self, task_status: trio.TaskStatus[int]) -> None:
+        fds: Fds = {
+            fdnames.FUSE: [self._connection.fd],
+            fdnames.CONTROL: [self._listener.fileno()],
+            **self._storage.region.handover_fds(),
+        }
+        async with Successor.start(daemon_argv(self._paths.state_dir), fds, os.environ) as successor:
+            await successor.warm(_WARM_S)
+            task_status.started(successor.pid)
+            try:
+                await self._step_aside(successor)
+            except DaemonError as error:
+                log.error("%s; going on", error.message)
+                self._exit_status = EXIT_COME_BACK
+            self._leave.set()
 
-async def _locked(paths: Paths, name: str) -> int:
-    """The instance's lock. A dying daemon may hold it for a moment; one that lives is an error."""
-    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = trio.current_time() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if trio.current_time() > deadline:
-                os.close(fd)
-                message = f"another daemon serves {name}"
-                raise InstanceBusyError(message, hint="guestmemfs status shows it") from None
-        await trio.sleep(0.002)
+    async def _step_aside(self, successor: Successor) -> None:
+        """From here to `go` callers wait. Afterwards nothing of ours may touch the instance."""
+        drained_ns = time.monotonic_ns()
+        left = await self._relay.drain(_DRAIN_S)
+        self._background.cancel()
+        self._storage.close(snapshot=False)
+        self._notifier.main_pid(successor.pid)
+        self._lock.release()
+        successor.go(Word(clean=left == 0, drained_ns=drained_ns))
+        with trio.move_on_after(_LAST_REPLIES_S):
+            await self._server.all_answered()
 
 
 async def serve(state_dir: str, notifier: Notifier, fds: Fds) -> int:
-    """Take the lock and serve the instance of `state_dir`; returns the exit status."""
+    """Take the lock, at a predecessor's word if there is one, and serve; returns the exit status."""
     paths, config = Paths(state_dir), InstanceConfig.load(state_dir)
-    lock_fd = await _locked(paths, config.name)
+    handover, word, ahead = Handover.from_received(fds), None, None
+    if handover is not None:
+        ahead = read_ahead(config, paths)
+        handover.say_warm()
+        word = handover.await_go()
+        if word is None:
+            return 0
+    lock = await InstanceLock.acquire(paths.lock, config.name)
     try:
-        return await Daemon(config, paths, notifier, fds, clean=False).run()
+        return await Daemon(config, paths, lock, notifier, fds, word).run(ahead)
     finally:
-        os.close(lock_fd)
+        lock.release()
 
 
 def main(argv: list[str]) -> int:

@@ -103,6 +103,8 @@ class ControlServer:
         self._allowed_uids = allowed_uids
         self._idle_timeout_s = idle_timeout_s
         self._clients = 0
+        self._answering = 0
+        self._answered = trio.Event()
         self._counts = {"requests": 0, "refused": 0, "errors": 0, "internal_errors": 0}
 
     def statistics(self) -> dict[str, int]:
@@ -157,11 +159,26 @@ class ControlServer:
                     if not greeted:
                         greeted = _check_hello(message)
                     else:
-                        await self._send(stream, await self._answer(stream, message))
+                        await self._serve_one(stream, message)
             except ProtocolError as error:
                 self._counts["refused"] += 1
                 await self._send(stream, ErrorReply.of(error))
                 return
+
+    async def _serve_one(self, stream: trio.SocketStream, message: Message) -> None:
+        self._answering += 1
+        try:
+            await self._send(stream, await self._answer(stream, message))
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._answered.set()
+
+    async def all_answered(self) -> None:
+        """Return once no request waits for its answer."""
+        while self._answering:
+            self._answered = trio.Event()
+            await self._answered.wait()
 
     def _check_peer(self, stream: trio.SocketStream) -> None:
         raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)

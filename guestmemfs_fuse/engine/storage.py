@@ -19,6 +19,7 @@ import trio
 from guestmemfs_fuse.core.errors import CorruptMetadataError, GuestmemfsError
 from guestmemfs_fuse.core.state import State, new_state
 from guestmemfs_fuse.metadata import store as metadata
+from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import choose
@@ -40,10 +41,14 @@ class Storage:
         self._files = files
         self._uuid = uuid
         self._appended = trio.Event()
+        self._closed = False
 
-    def close(self) -> None:
-        """Leave a final snapshot where that is cheap, and let go of all descriptors."""
-        self.store.close(self.state)
+    def close(self, *, snapshot: bool = True) -> None:
+        """Let go of all descriptors; leave a snapshot where that is wanted and cheap. Twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        self.store.close(self.state if snapshot else None)
         self._files.close()
         self.region.close()
 
@@ -73,8 +78,31 @@ class Storage:
             raise GuestmemfsError(result.stderr.decode(errors="replace").strip() or "compaction died")
 
 
-def open_storage(config: InstanceConfig, paths: Paths, received: ReceivedFds, fd_store: FdStore) -> Storage:
-    """Attach to what is there, or make it.
+def read_ahead(config: InstanceConfig, paths: Paths) -> Chain | None:
+    """The metadata as a daemon that still serves is writing it: a successor reads it before it takes over.
+
+    None when it cannot be read now; then `open_storage` will say why.
+    """
+    try:
+        files = DirectoryFiles(choose.metadata_path(config, paths))
+    except OSError:
+        return None
+    try:
+        return metadata.read_only_view(files, UUID(config.uuid_hex))
+    except (GuestmemfsError, OSError):
+        return None
+    finally:
+        files.close()
+
+
+def open_storage(
+    config: InstanceConfig,
+    paths: Paths,
+    received: ReceivedFds,
+    fd_store: FdStore,
+    ahead: Chain | None = None,
+) -> Storage:
+    """Attach to what is there, or make it. ahead: what `read_ahead` found; only what came since is read.
 
     Raises MetadataError (refused, nothing changed), OutOfMemoryError or UnsupportedError (region), OSError.
     """
@@ -85,7 +113,7 @@ def open_storage(config: InstanceConfig, paths: Paths, received: ReceivedFds, fd
     files = DirectoryFiles(region.metadata_path)
     uuid = UUID(config.uuid_hex)
     if metadata.exists(files):
-        opened = metadata.Store.open(files, uuid)
+        opened = metadata.Store.open(files, uuid, warm=ahead)
         for remark in opened.report.remarks:
             log.warning("%s", remark)
         return Storage(region, files, opened.store, opened.state, uuid)

@@ -4,8 +4,8 @@
     Successor.start(argv, fds, env)  ---->    Handover.from_received(fds): imports, reads what it may
     await warm(timeout_s)            <-W--    say_warm()
     drain, MAINPID=, release the lock
-    go()                             --G-->   await_go() returns True: takes the lock, serves, READY=1
-    exit                                      (False: the predecessor gave up or died; exit silently)
+    go(Word)                         --...->  await_go() returns it: takes the lock, serves, READY=1
+    exit                                      (None: the predecessor gave up or died; exit silently)
 
 Until it is warm the successor's stderr is kept by the predecessor, to tell why it failed; from then on it
 is the log. Invariants: a successor that was not told to go never serves, and ends; the predecessor's
@@ -18,8 +18,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 from collections.abc import AsyncGenerator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import trio
 
@@ -28,9 +30,21 @@ from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.spawn import spawn
 
 _WARM = b"W"
-_GO = b"G"
+_WORD = struct.Struct("<?q")
 _END_TIMEOUT_S = 1.0
 _TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the predecessor says when it steps aside.
+
+    clean: every request it had read is answered and done; drained_ns: when it stopped reading
+    (CLOCK_MONOTONIC), from which the longest wait of any caller follows.
+    """
+
+    clean: bool
+    drained_ns: int
 
 
 class Successor:
@@ -85,14 +99,14 @@ class Successor:
             how = await self._how_it_ended()
         raise self._failure(how)
 
-    def go(self) -> None:
+    def go(self, word: Word) -> None:
         """It is the daemon now. Call with the lock released, then exit.
 
         Raises DaemonError when it is dead: nothing was handed over then. Where MAINPID was sent already the
         caller may exit non-zero and be started again, or say MAINPID= with its own pid and go on.
         """
         try:
-            self._raw_line.send(_GO)  # one byte into an empty buffer: never waits
+            self._raw_line.send(_WORD.pack(word.clean, word.drained_ns))  # into an empty buffer: never waits
         except OSError as error:
             raise self._failure("died before it took over") from error
         self._gone = True
@@ -172,10 +186,11 @@ class Handover:
         with suppress(OSError):
             self._line.sendall(_WARM)  # a predecessor that is gone is noticed by await_go
 
-    def await_go(self) -> bool:
-        """Wait for the word; False when it will not come and this process is to exit silently."""
+    def await_go(self) -> Word | None:
+        """Wait for the word; None when it will not come and this process is to exit silently."""
         with self._line:
             try:
-                return self._line.recv(1) == _GO
+                said = self._line.recv(_WORD.size)
             except OSError:
-                return False
+                return None
+        return Word(*_WORD.unpack(said)) if len(said) == _WORD.size else None

@@ -6,6 +6,7 @@ offline status and fsck).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from typing import Protocol
@@ -25,6 +26,9 @@ class OpenRegion(Region, Protocol):
     @property
     def metadata_path(self) -> str:
         """Directory of journal and snapshot."""
+
+    def handover_fds(self) -> dict[str, list[int]]:
+        """Descriptors a successor needs, by their names in the fd store."""
 
     def close(self) -> None:
         """Let go of descriptors; no memory is given up."""
@@ -51,6 +55,11 @@ def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> Recei
     _require_known(config)
     tmpfs.create(paths.region, config.size_bytes, config.numa_node)
     return {}
+
+
+def metadata_path(config: InstanceConfig, paths: Paths) -> str:
+    """Where an existing region's metadata is, without opening the region."""
+    return paths.metadata if config.kind == "memfd" else os.path.join(paths.region, "metadata")
 
 
 def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, store: FdStore) -> OpenRegion:

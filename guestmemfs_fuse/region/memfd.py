@@ -72,6 +72,11 @@ class MemfdRegion(BackingFiles):
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
+    def handover_fds(self) -> dict[str, list[int]]:
+        """See OpenRegion."""
+        files = {_name(ino): [fd] for ino, fd in self._fds.items()}
+        return {MOUNT_NAME: [self._mount_fd], **files}
+
     def close(self) -> None:
         """Let go of our copies; the memory stays with the store's."""
         for fd in (self._mount_fd, *self._fds.values()):

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from guestmemfs_fuse.core.errors import DaemonError
-from guestmemfs_fuse.handover.successor import Handover, Successor
+from guestmemfs_fuse.handover.successor import Handover, Successor, Word
 
 DEADLINE_S = 30.0
 
@@ -73,7 +73,7 @@ def test_a_warm_successor_takes_over_at_a_word_with_our_descriptors(
         ) as s:
             await s.warm(DEADLINE_S)
             assert not (tmp_path / "out").exists()
-            s.go()
+            s.go(Word(clean=True, drained_ns=1))
         os.fstat(fd)
         os.close(fd)
         _pid, status = await trio.to_thread.run_sync(os.waitpid, s.pid, 0)
@@ -169,7 +169,7 @@ def test_going_is_refused_when_the_successor_died_after_it_was_warm() -> None:
             await s.warm(DEADLINE_S)
             await trio.to_thread.run_sync(os.waitid, os.P_PID, s.pid, os.WEXITED | os.WNOWAIT)
             with pytest.raises(DaemonError, match="died before it took over"):
-                s.go()
+                s.go(Word(clean=True, drained_ns=1))
 
     run(body)
 
