@@ -26,6 +26,7 @@ ENTRIES = (
     Entry("unpin", "pin:unpin", "Allow that again."),
     Entry("freeze", "freeze:freeze", "Refuse every modification; mmap goes on."),
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
+    Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )
 

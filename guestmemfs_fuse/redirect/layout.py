@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
@@ -53,18 +53,19 @@ class Layout:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Layout:
-        """From the daemon's answer to "layout": kind, page_bytes, region_path, segments of three numbers.
+        """From the daemon's answer to "layout" (see Region.layout).
 
         Raises DaemonError when the answer is not one.
         """
         try:
-            path = reply["region_path"]
-            return cls(
+            layout = cls(
                 kind=str(reply["kind"]),
                 page_bytes=int(reply["page_bytes"]),
-                region_path=None if path is None else str(path),
-                segments=tuple(Segment(*map(int, segment)) for segment in reply.get("segments", ())),
+                region_path=None if reply["passthrough"] else str(reply["path"]),
             )
+            if not layout.has_extents:
+                return layout
+            return replace(layout, segments=tuple(Segment(*map(int, row)) for row in reply["segments"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DaemonError(f"the daemon's layout of a file makes no sense: {dict(reply)!r}") from error
 

@@ -206,7 +206,14 @@ def test_statfs_of_other_filesystems_is_left_alone(region: FakeMount, zoo: Build
 
 
 def passthrough(path: str | None) -> dict[str, object]:
-    return {"kind": "tmpfs", "page_bytes": PAGE_BYTES, "region_path": path, "segments": []}
+    return {
+        "kind": "tmpfs",
+        "page_bytes": PAGE_BYTES,
+        "passthrough": path is None,
+        "path": path,
+        "size_bytes": PAGE_BYTES,
+        "segments": [[0, 0, PAGE_BYTES]],
+    }
 
 
 @pytest.mark.parametrize(
@@ -262,6 +269,6 @@ def test_blocks_that_change_hands_during_the_mapping_are_unmapped_again(
 
 def test_a_region_file_that_is_gone_is_no_mapping_of_something_else(region: FakeMount, zoo: Build) -> None:
     file = region.file("ram", (3, 2))
-    region.files[str(file.stat().st_ino)]["region_path"] = str(region.region_path.with_name("elsewhere"))
+    region.files[str(file.stat().st_ino)]["path"] = str(region.region_path.with_name("elsewhere"))
     done = region.run(zoo("mapper"), file, 0, 2 * PAGE_BYTES)
     assert (done.stdout, done.returncode) == ("error ENOENT, 0 left\n", 1)

@@ -101,7 +101,9 @@ class FakeMount:
         layout = {
             "kind": self.kind,
             "page_bytes": PAGE_BYTES,
-            "region_path": str(self.region_path),
+            "passthrough": False,
+            "path": str(self.region_path),
+            "size_bytes": at,
             "segments": segments,
         }
         path = self.plain_file(name, layout, size_bytes=at)
