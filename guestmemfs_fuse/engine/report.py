@@ -49,7 +49,7 @@ def one_file(state: State, region: Region, path: str) -> Report:
     mapped = users.mapped_by_inode(devices, inode.ino) if devices else []
     opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
     report = _file(path, inode, region, mapped, opened)
-    report["extents"] = _extents(state, inode, region)
+    report["extents"] = [asdict(extent) for extent in region.extents(inode)]
     return report
 
 
@@ -124,29 +124,6 @@ def _file(path: str, inode: Inode, region: Region, mapped: list[users.MappedBy],
         "saved_guest": os.fsdecode(inode.mark) or None,
         "nlink": inode.nlink,
     }
-
-
-def _extents(state: State, inode: Inode, region: Region) -> list[Report]:
-    """Where the file's bytes are: block runs of the region, or the parts of its backing that have memory."""
-    rows: list[Report] = []
-    if state.free is not None:
-        at = 0
-        for extent in inode.extents:
-            length = extent.count * state.block_bytes
-            region_offset = extent.start * state.block_bytes
-            rows.append({"offset_bytes": at, "length_bytes": length, "region_offset_bytes": region_offset})
-            at += length
-        return rows
-    at = 0
-    while at < inode.size_bytes:
-        try:
-            data = region.seek(inode, at, os.SEEK_DATA)
-            end = region.seek(inode, data, os.SEEK_HOLE)
-        except FsError:
-            break
-        rows.append({"offset_bytes": data, "length_bytes": end - data, "region_offset_bytes": None})
-        at = end
-    return rows
 
 
 def devices_of(state: State) -> list[users.Dev]:

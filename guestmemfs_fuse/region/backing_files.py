@@ -26,7 +26,7 @@ from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino, round_down, round_up
 from guestmemfs_fuse.linux import coverage, memory
 from guestmemfs_fuse.region import host_memory
-from guestmemfs_fuse.region.base import BackingStat, Filled, RegionUse, Stop
+from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionUse, Stop
 
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
@@ -166,6 +166,19 @@ class BackingFiles(ABC):
         with self._opened(inode.ino) as fd:
             status = os.fstat(fd)
         return BackingStat(status.st_size, status.st_blocks * 512)
+
+    def extents(self, inode: Inode) -> list[RegionExtent]:
+        """See Region.extents. A block that lacks only some of its memory counts as having it."""
+        end = round_up(max(inode.size_bytes, inode.prealloc_bytes), self.block_bytes)
+        found: list[RegionExtent] = []
+        at = 0
+        with self._opened(inode.ino) as fd:
+            empty = [gap for gap in self._gaps(fd, 0, end) if gap.missing_bytes == gap.end - gap.start]
+        for start, gap_end in [*((gap.start, gap.end) for gap in empty), (end, end)]:
+            if at < start:
+                found.append(RegionExtent(at, start - at))
+            at = gap_end
+        return found
 
     def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
         """See Region.seek."""

@@ -48,6 +48,15 @@ class Filled:
     ranges: tuple[tuple[int, int], ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class RegionExtent:
+    """A part of a file with memory, in bytes; region_offset_bytes is None where files have backings of their own."""
+
+    offset_bytes: int
+    length_bytes: int
+    region_offset_bytes: int | None = None
+
+
 class Region(Protocol):
     """The interface of all kinds. Sizes and offsets are bytes."""
 
@@ -83,6 +92,9 @@ class Region(Protocol):
 
     def stat(self, inode: Inode) -> BackingStat:
         """Size and memory of one file, as the kernel has them now."""
+
+    def extents(self, inode: Inode) -> list[RegionExtent]:
+        """Which parts of the file have memory, used or not, in order; neighbours are joined."""
 
     def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
         """lseek(2) SEEK_DATA or SEEK_HOLE. Raises NoDataThereError."""

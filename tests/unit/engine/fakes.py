@@ -11,7 +11,7 @@ from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.core.state import Inode, new_state
 from guestmemfs_fuse.core.types import BackingId, Ino, round_up
 from guestmemfs_fuse.engine.engine import Engine
-from guestmemfs_fuse.region.base import BackingStat, Filled, RegionUse, Stop
+from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionUse, Stop
 
 BLOCK = 4096
 
@@ -65,6 +65,9 @@ class MemoryRegion:
 
     def stat(self, inode: Inode) -> BackingStat:
         return BackingStat(self.sizes[inode.ino], self.memory[inode.ino])
+
+    def extents(self, inode: Inode) -> list[RegionExtent]:
+        return [RegionExtent(0, self.memory[inode.ino])]
 
     def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
         return offset_bytes
