@@ -23,7 +23,9 @@ class Blackout:
     """What a guest that is live-updated waits for; all in nanoseconds."""
 
     save: int
-    stop: int
+    quit: int
+    umount: int
+    mount: int
     start: int
     load: int
     whole: int
@@ -31,12 +33,12 @@ class Blackout:
 
     @property
     def rest(self) -> int:
-        """What is in none of the four: this script's own steps between them."""
-        return self.whole - self.save - self.stop - self.start - self.load
+        """What is in none of them: this script's own steps in between."""
+        return self.whole - self.save - self.quit - self.umount - self.mount - self.start - self.load
 
 
 def blackout(saved: SaveReport, umount: Step, mount: Step, restored: RestoreReport) -> Blackout:
-    """Put the steps of both halves, and what lay between, into the four parts people ask for."""
+    """Put the steps of both halves and what lay between them side by side."""
 
     def took(steps: tuple[Step, ...], *names: str) -> int:
         return sum(find_step(steps, name).took_ns for name in names)
@@ -44,8 +46,10 @@ def blackout(saved: SaveReport, umount: Step, mount: Step, restored: RestoreRepo
     began_ns = find_step(saved.steps, "stop").started_ns
     return Blackout(
         save=took(saved.steps, "stop", "save"),
-        stop=took(saved.steps, "quit") + umount.took_ns,
-        start=mount.took_ns + took(restored.steps, "start", "look"),
+        quit=took(saved.steps, "quit"),
+        umount=umount.took_ns,
+        mount=mount.took_ns,
+        start=took(restored.steps, "start", "look"),
         load=took(restored.steps, "load", "continue"),
         whole=find_step(restored.steps, "continue").ended_ns - began_ns,
         state_bytes=saved.saved.state_bytes,

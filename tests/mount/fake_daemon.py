@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError
@@ -70,7 +71,7 @@ def main() -> None:
             print("hanging", file=sys.stderr, flush=True)
             while True:
                 signal.pause()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: stop(notifier, slow=behaviour == "slow stop"))
     names = (fdnames.FUSE,) if behaviour == "no region" else (fdnames.FUSE, REGION)
     make_fds(notifier, fds, names)
     argv = [sys.executable, os.path.abspath(__file__), str(state_dir)]
@@ -82,6 +83,14 @@ def main() -> None:
     notifier.ready()
     while True:
         signal.pause()
+
+
+def stop(notifier: Notifier, *, slow: bool) -> None:
+    """As umount does: say so, clean up, end with status 0."""
+    notifier.stopping()
+    if slow:
+        time.sleep(0.5)
+    os._exit(0)
 
 
 def lose_successor(notifier: Notifier) -> None:

@@ -213,6 +213,30 @@ def test_a_holder_of_memory_outlives_the_stopped_daemon_until_it_is_dropped(stag
     launch.drop_kept(str(stage.state_dir))
 
 
+def test_a_start_right_after_a_stop_waits_for_it(stage: Stage) -> None:
+    stage.behave("slow stop")
+    holder = stage.start()
+    daemon = stage.await_start(1)["pid"]
+    stage.kill(holder, signal.SIGTERM)
+    # Either the holder still has its SIGTERM to read, or its daemon takes its time to end.
+    until(lambda: process.is_alive(daemon), "still there")
+    assert stage.start() == holder
+    assert stage.await_start(2)["pid"] != daemon
+    assert not process.is_alive(daemon)
+
+
+def test_a_start_while_the_holder_is_on_its_way_out_gets_a_new_one(stage: Stage) -> None:
+    """The narrow windows between a daemon's end and its holder's, hit at several points."""
+    stage.behave("no region")
+    stage.start()
+    for number in range(1, 9):
+        daemon = stage.await_start(number)["pid"]
+        stage.kill(daemon, signal.SIGTERM)
+        until(lambda pid=daemon: not process.is_alive(pid), "the daemon stopped")  # type: ignore[misc]
+        time.sleep(number * 0.0002)
+        stage.start()
+
+
 def test_sigterm_to_the_holder_stops_the_daemon_and_keeps_the_memory(stage: Stage) -> None:
     holder = stage.start()
     daemon = stage.await_start(1)["pid"]
@@ -359,7 +383,7 @@ def test_a_second_daemon_or_holder_is_refused(stage: Stage) -> None:
     holder = stage.start()
     with pytest.raises(DaemonError, match="a daemon is running already"):
         stage.start()
-    with pytest.raises(DaemonError, match=r"the holder cannot start: .*holder.pid"):
+    with pytest.raises(DaemonError, match=r"the holder cannot start: another one is there \(.*/holder.pid\)"):
         launch.spawn_holder(str(stage.state_dir), stage.argv, DEADLINE_S)
     assert stage.holder() == holder
     assert process.is_alive(stage.await_start(1)["pid"])

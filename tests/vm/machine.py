@@ -1,9 +1,9 @@
 """The processes that make a virtual machine: two virtiofsd and one QEMU.
 
-Owns their command lines, their life time and nothing else: what runs inside is told by kernel command line and
-shared directory (rig.py). Invariants: whatever happens, none of them outlives `running()`, nor this process
-(setpriv --pdeathsig). One machine at a time on a host, by a lock in the cache directory: this is TCG, and two
-machines on two cores only make both time out.
+Owns their command lines, their life time and nothing else: what runs inside is told by kernel command line
+and shared directory (rig.py). Invariants: whatever happens, none of them outlives `running()`, nor this
+process (setpriv --pdeathsig). One machine at a time on a host, by a lock in the cache directory: this is TCG,
+and two machines on two cores only make both time out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,14 @@ def _program(name: str, candidates: Sequence[str] = ()) -> str:
 def qemu_args(hardware: Hardware, image: Path, initramfs: Path, cmdline: str) -> list[str]:
     """QEMU's command line; sockets are named relative to its working directory."""
     accel = os.environ.get("GUESTMEMFS_VM_ACCEL", "tcg")
-    args = [_program("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    args = [
+        _program("qemu-system-x86_64"),
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]
     args += ["-machine", "q35", "-accel", accel, "-cpu", "host" if accel == "kvm" else _TCG_CPU]
     args += ["-smp", str(hardware.cpus), "-m", f"{sum(hardware.numa_mib)}M"]
     for node, size_mib in enumerate(hardware.numa_mib):
@@ -105,7 +112,9 @@ def _wait_for_socket(path: Path, owner: subprocess.Popen[bytes], log: Path) -> N
     deadline_s = time.monotonic() + 10
     while not path.exists():
         if owner.poll() is not None or time.monotonic() > deadline_s:
-            raise VmSetupError(f"virtiofsd does not serve {path.stem}: {log.read_text(errors='replace')[-500:]}")
+            raise VmSetupError(
+                f"virtiofsd does not serve {path.stem}: {log.read_text(errors='replace')[-500:]}"
+            )
         time.sleep(0.005)
 
 

@@ -23,7 +23,7 @@ class Failing(io.FileIO):
     def readinto(self, buffer: object) -> int | None:
         raise OSError(self._number, os.strerror(self._number))
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: object) -> int:
         raise OSError(self._number, os.strerror(self._number))
 
 
