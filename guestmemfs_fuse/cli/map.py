@@ -59,7 +59,7 @@ def _ask(found: Finding, inside: str) -> dict[str, Any]:
                 f"a stopped {found.instance.config.kind} region cannot be looked into",
                 hint=f"`guestmemfs mount {found.instance.config.mountpoint}` first",
             )
-        return report.one_file(there.state, there.region, "/" + inside)
+        return report.one_file(there.state, there.region, "/" + inside, served=False)
 
 
 def _print(shown: dict[str, Any]) -> None:

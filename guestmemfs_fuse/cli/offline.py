@@ -49,7 +49,7 @@ def opened(instance: Instance) -> Iterator[Offline]:
 def devices(instance: Instance) -> list[Dev]:
     """The superblocks through which processes may still use files. Raises MetadataError, OSError."""
     with opened(instance) as offline:
-        return report.devices_of(offline.state)
+        return report.devices_of(offline.state, served=False)
 
 
 def whole_report(offline: Offline) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def whole_report(offline: Offline) -> dict[str, Any]:
         }
         rows = [_unmeasured(path, inode.ino, inode.size_bytes, inode.pinned) for path, inode in listed]
         return {"region": figures, "huge": {"bytes": None, "fraction": None}, "files": rows}
-    rows = report.files(listed, report.devices_of(state), region)
+    rows = report.files(listed, report.devices_of(state, served=False), region)
     return {
         "region": report.region_figures(state, region),
         "huge": report.huge_figures(rows),

@@ -9,7 +9,6 @@ Called by fuse/operations (setattr), the relay's hooks (fallocate) and control (
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import count
 from typing import Final, TypeVar
@@ -21,6 +20,7 @@ from guestmemfs_fuse.core.decide import inode_of
 from guestmemfs_fuse.core.errors import BusyFsError, RegionFullError, UnsupportedModeError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine import report
 from guestmemfs_fuse.engine.gate import Gate
 from guestmemfs_fuse.engine.ledger import Ledger, Origin
 from guestmemfs_fuse.engine.orphans import Orphans
@@ -138,7 +138,7 @@ class Memory:
         state = self._ledger.state
         if inode.backing_id is None and not state.past_devices:
             return  # never opened on this connection, and there was no other
-        devices = [(os.major(device), os.minor(device)) for device in state.devices]
+        devices = report.devices_of(state)
         mapped = await trio.to_thread.run_sync(users.mapped_beyond, devices, inode.ino, size_bytes)
         if mapped:
             names = ", ".join(f"{each.comm}[{each.pid}]" for each in mapped[:3])

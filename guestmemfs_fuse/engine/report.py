@@ -42,10 +42,10 @@ def files(listed: Listing, devices: list[users.Dev], region: Region) -> list[Rep
     ]
 
 
-def one_file(state: State, region: Region, path: str) -> Report:
-    """One file and where its memory is. Raises UnknownTargetError."""
+def one_file(state: State, region: Region, path: str, *, served: bool = True) -> Report:
+    """One file and where its memory is; served: see devices_of. Raises UnknownTargetError."""
     inode = resolve(state, path)
-    devices = devices_of(state)
+    devices = devices_of(state, served=served)
     mapped = users.mapped_by_inode(devices, inode.ino) if devices else []
     opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
     report = _file(path, inode, region, mapped, opened)
@@ -126,9 +126,15 @@ def _file(path: str, inode: Inode, region: Region, mapped: list[users.MappedBy],
     }
 
 
-def devices_of(state: State) -> list[users.Dev]:
-    """The superblocks through which processes may use files of this instance."""
-    return [(os.major(device), os.minor(device)) for device in state.devices]
+def devices_of(state: State, *, served: bool = True) -> list[users.Dev]:
+    """The superblocks through which processes may use files of this instance.
+
+    served: the session's mount stands; otherwise its number is like those of the mounts before it, which
+    count only while no other filesystem has got them.
+    """
+    current = [state.session.device] if served and state.session is not None else []
+    former = [(os.major(device), os.minor(device)) for device in state.devices.difference(current)]
+    return [(os.major(device), os.minor(device)) for device in current] + users.unclaimed(former)
 
 
 def _fraction(part: int, whole: int) -> float:

@@ -54,6 +54,16 @@ class Vma:
         return self.offset_bytes + self.end - self.start
 
 
+def unclaimed(devs: Iterable[Dev]) -> list[Dev]:
+    """Those of a superblock's former device numbers that no mounted filesystem has now.
+
+    An anonymous number is given anew as soon as its superblock is gone (get_anon_bdev() in fs/super.c), and
+    its new owner's users are not ours. As long as somebody maps a file, the superblock is not gone.
+    """
+    claimed = {mount.dev for mount in mountinfo.read_mounts()}
+    return [dev for dev in devs if dev not in claimed]
+
+
 def dev_field(dev: Dev) -> bytes:
     """How maps prints a device, with the blanks around it: seq_put_hex_ll(), at least two digits each."""
     return b" %02x:%02x " % dev
