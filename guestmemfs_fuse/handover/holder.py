@@ -61,6 +61,7 @@ class Holder:
         self._formers: dict[int, int] = {}  # pid -> pidfd of daemons that named a successor and still live
         self._said: dict[str, str] = {}  # what the daemon told about a failure
         self._starter = -1  # write end of the pipe of whoever waits for READY
+        self._next: tuple[list[str], int] | None = None  # a start that waits for the daemon to have stopped
         self._ever_ready = False
         self._stopping = False
         self._successor_lost = False
@@ -97,17 +98,17 @@ class Holder:
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
     def _turn(self, ready: set[int]) -> None:
-        signals = os.read(self._wakeup, 4096) if self._wakeup in ready else b""
+        # Who it was when poll() said so: numbers of descriptors are used again within a turn.
+        ended = self._main if self._main_pidfd in ready else 0
+        self._take_signals()
         # First collect the dead, then hear what they said before: a daemon's last act may be FDSTORE.
         dead = self._reap()
         self._hear()
         self._log.drain(self._stderr)
         for pid, status in dead:
             self._ended(pid, status)
-        if self._main_pidfd in ready and self._main:
+        if ended and ended == self._main:
             self._main_ended_unseen()
-        if signal.SIGTERM in signals:
-            self._terminate()
         now_s = time.monotonic()
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._log.note(f"daemon {self._main} is not ready in time: killed")
@@ -115,6 +116,14 @@ class Holder:
             self._signal_main(signal.SIGKILL)
         if self._restart_at_s is not None and now_s >= self._restart_at_s:
             self._start()
+
+    def _take_signals(self) -> None:
+        try:
+            signals = os.read(self._wakeup, 4096)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in signals:
+            self._terminate()
 
     # -- the daemon ------------------------------------------------------------------------------------
 
@@ -175,10 +184,14 @@ class Holder:
         self._log.note(f"daemon {pid} {how}")
         wanted = self._stopping or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
-        if self._starter < 0 and wanted:
-            self._kept.remove(fdnames.FUSE)
-        else:
+        if self._starter >= 0 or not (wanted or self._next):
             self._failed(f"the daemon {how}")
+            return
+        self._kept.remove(fdnames.FUSE)
+        if self._next:
+            (self._argv, self._starter), self._next = self._next, None
+            self._policy.forget()
+            self._restart_at_s = time.monotonic()
 
     def _main_ended_unseen(self) -> None:
         """The daemon is dead but not (yet) our child: its predecessor has not gone, or is not ours either."""
@@ -219,6 +232,8 @@ class Holder:
         if not self._main:
             self._stopping = False
             self._kept.remove(fdnames.FUSE)
+            if self._starter >= 0:
+                self._fail_start("the start was called off")
             return
         if self._starter >= 0:
             self._kill_at_s = time.monotonic() + ABORT_GRACE_S
@@ -236,6 +251,8 @@ class Holder:
     def _hear(self) -> None:
         while (heard := self._notify.receive()) is not None:
             message, fds = heard
+            # One who sends SIGTERM and then a message means them in this order.
+            self._take_signals()
             try:
                 self._obey(message, fds)
             except (OSError, ValueError) as error:
@@ -291,12 +308,15 @@ class Holder:
         self._hang_up()
 
     def _start_again(self, packed_argv: bytes, starter: int) -> None:
+        argv = [os.fsdecode(word) for word in packed_argv.split(b"\0")]
+        if self._main and not self._next and (self._stopping or "STOPPING" in self._said):
+            self._next = argv, starter
+            return
         if self._main or self._restart_at_s is not None:
             os.write(starter, f"E{LastWords('a daemon is running already')}".encode())
             os.close(starter)
             return
-        self._argv = [os.fsdecode(word) for word in packed_argv.split(b"\0")]
-        self._starter = starter
+        self._argv, self._starter = argv, starter
         self._policy.forget()
         self._start()
 
@@ -349,7 +369,8 @@ def main(arguments: list[str]) -> int:
         log = DaemonLog(os.path.join(state_dir, "daemon.log"))
         holder = Holder(notify, log, os.path.join(state_dir, "last_words"), argv)
     except OSError as error:
-        words = LastWords(f"the holder cannot start: {error.strerror} ({error.filename or state_dir})")
+        why = "another one is there" if isinstance(error, BlockingIOError) else error.strerror
+        words = LastWords(f"the holder cannot start: {why} ({error.filename or state_dir})")
         os.write(starter, f"E{words}".encode(errors="replace"))
         return 1
     holder.run(starter)

@@ -58,8 +58,21 @@ def start_daemon(state_dir: str, argv: Sequence[str], ready_timeout_s: float = R
     holder that was there before stays, with what it keeps.
     """
     present = holder_pid(state_dir)
-    if present is None:
-        return spawn_holder(state_dir, argv, ready_timeout_s)
+    if present is not None:
+        try:
+            return _ask_holder(present, state_dir, argv, ready_timeout_s)
+        except _HolderGoneError:
+            # It was on its way out when we asked: its last daemon had just stopped.
+            if not wait_holder_gone(state_dir, _CALL_OFF_TIMEOUT_S):
+                raise
+    return spawn_holder(state_dir, argv, ready_timeout_s)
+
+
+class _HolderGoneError(DaemonError):
+    """The holder ended, or was ending, without an answer."""
+
+
+def _ask_holder(present: int, state_dir: str, argv: Sequence[str], ready_timeout_s: float) -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         packed = b"\0".join(os.fsencode(word) for word in argv).hex()
@@ -70,7 +83,7 @@ def start_daemon(state_dir: str, argv: Sequence[str], ready_timeout_s: float = R
     finally:
         os.close(writer)
     with _Start(state_dir, reader, ready_timeout_s) as start:
-        start.follow(present)
+        start.take_pids(b"H%d\n" % present)
         start.wait()
     return present
 
@@ -125,15 +138,15 @@ def wait_holder_gone(state_dir: str, timeout_s: float) -> bool:
 
 
 def _double_fork(command: Sequence[str], writer: int) -> NoReturn:
-    """In the first child: start the holder, say its pid, end. The holder is nobody's zombie then."""
+    """In the first child: start the holder and end, so that the holder is no child of ours."""
     try:
         os.setsid()
-        if (holder := os.fork()) == 0:
+        if os.fork() == 0:
+            os.write(writer, b"H%d\n" % os.getpid())
             # Not passed on by fork, but kept across exec (PR_SET_CHILD_SUBREAPER, prctl(2)).
             set_child_subreaper()
             os.set_inheritable(writer, True)
             os.execve(command[0], list(command), _environment(os.environ))
-        os.write(writer, f"H{holder}\n".encode())
         os._exit(0)
     except BaseException as error:
         os.write(writer, f"E{LastWords(f'the holder cannot start: {error}')}".encode(errors="replace"))
@@ -161,11 +174,6 @@ class _Start:
         self._over = False  # the holder hung up
         self.holder = 0
 
-    def follow(self, holder: int) -> None:
-        """The holder's pid is known."""
-        self.holder = holder
-        self._pidfds.append(os.pidfd_open(holder))
-
     def wait(self) -> None:
         """Return once the daemon is ready. Raises GuestmemfsError otherwise."""
         if self._read_until(self._deadline_s) == b"R":
@@ -174,9 +182,12 @@ class _Start:
         late = not self._over
         if late:
             self._call_off()
-        words = LastWords("the holder ended without a word")
         if self._data[:1] == b"E":
             words = parse(self._data[1:].decode(errors="replace"))
+        elif late:
+            words = LastWords("")
+        else:
+            raise _HolderGoneError("the holder ended without a word", hint=self._hint())
         if late:
             words.reason = f"the daemon was not ready within {self._timeout_s:g} s"
         raise self._failure(words)
@@ -186,18 +197,21 @@ class _Start:
         while not self._over and self._data != b"R" and _readable(self._reader, deadline_s):
             more = os.read(self._reader, 1 << 16)
             self._over = not more
-            self._data = self._take_pids(self._data + more)
+            self._data = self.take_pids(self._data + more)
         return self._data
 
-    def _take_pids(self, data: bytes) -> bytes:
+    def take_pids(self, data: bytes) -> bytes:
+        """Remember the processes that data names, the holder first; returns what follows them."""
         while data[:1] in (b"H", b"D") and b"\n" in data:
             line, _newline, data = data.partition(b"\n")
+            if line[:1] == b"H":
+                self.holder = int(line[1:])
             with suppress(ProcessLookupError):
-                if line[:1] == b"H":
-                    self.follow(int(line[1:]))
-                else:
-                    self._pidfds.append(os.pidfd_open(int(line[1:])))
+                self._pidfds.append(os.pidfd_open(int(line[1:])))
         return data
+
+    def _hint(self) -> str:
+        return f"{self._paths.daemon_log} has the rest"
 
     def _failure(self, words: LastWords) -> GuestmemfsError:
         error: GuestmemfsError
@@ -206,7 +220,7 @@ class _Start:
         else:
             last = words.tail.rstrip().rpartition("\n")[2]
             message = f"{words.reason}: {last}" if last else words.reason
-            error = DaemonError(message, hint=f"{self._paths.daemon_log} has the rest")
+            error = DaemonError(message, hint=self._hint())
         if words.tail:
             error.add_note(words.tail)
         return error
@@ -258,5 +272,7 @@ def _send(state_dir: str, text: str, fds: Sequence[int] = ()) -> None:
             sender.settimeout(_CALL_OFF_TIMEOUT_S)
             sender.connect(address)
             socket.send_fds(sender, [text.encode()], list(fds))
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise _HolderGoneError("the holder is gone") from error
     except OSError as error:
         raise DaemonError(f"the holder cannot be reached: {error.strerror or error}") from error
