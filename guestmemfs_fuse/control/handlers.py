@@ -16,8 +16,8 @@ import trio
 
 from guestmemfs_fuse.control.server import Handler, Progress
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.decide import inode_of
 from guestmemfs_fuse.core.errors import UsageError
+from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine import report
 from guestmemfs_fuse.engine.engine import Engine

@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 import trio
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.decide import inode_of
 from guestmemfs_fuse.core.errors import BusyFsError, RegionFullError, UnsupportedModeError
+from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine import report

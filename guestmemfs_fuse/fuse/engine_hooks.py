@@ -8,8 +8,8 @@ from __future__ import annotations
 import stat
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.decide import inode_of
 from guestmemfs_fuse.core.errors import InvalidCallError
+from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.fuse.attributes import attributes_of

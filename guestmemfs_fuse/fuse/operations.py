@@ -21,7 +21,6 @@ import pyfuse3
 import trio
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.decide import directory_of, inode_of, lookup
 from guestmemfs_fuse.core.errors import (
     AttributeUnsupportedError,
     BusyFsError,
@@ -29,6 +28,7 @@ from guestmemfs_fuse.core.errors import (
     InvalidCallError,
     NoAttributeError,
 )
+from guestmemfs_fuse.core.lookup import directory_of, inode_of, lookup
 from guestmemfs_fuse.core.types import NO_REQUEST, Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.ledger import Origin
