@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from guestmemfs_fuse.core import evolve
+from guestmemfs_fuse.core import evolve, image
 from guestmemfs_fuse.core import records as rec
 from guestmemfs_fuse.core.state import State, new_state
 from guestmemfs_fuse.core.types import ROOT_INO, BackingId, BlockNumber, Extent, Ino, Unique
@@ -88,6 +88,12 @@ def write(directory: Path) -> None:
         store.append(transaction)
     store.close()
     files.close()
+    (directory / "state.txt").write_text(described(state_after(len(made()))))
+
+
+def described(state: State) -> str:
+    """The state for people and for comparison: one line an item."""
+    return "".join(f"{item!r}\n" for item in image.dump(state))
 
 
 if __name__ == "__main__":
