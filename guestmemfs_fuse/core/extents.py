@@ -93,7 +93,7 @@ class FreeMap:
         self._quarantined: SortedSet[int] = SortedSet(quarantined)
         self._withheld: SortedSet[int] = SortedSet()
         self.grow(total_blocks)
-        self.take(used)
+        self._take_all(used)
 
     # -- figures -------------------------------------------------------------------------------------
 
@@ -206,6 +206,29 @@ class FreeMap:
             for piece in self._without(extent, withheld):
                 self._carve(piece)
             self._withheld.difference_update(withheld)
+
+    def _take_all(self, extents: Iterable[Extent]) -> None:
+        """As `take`, in one pass, for a map of which nothing is used yet (loading 100,000 files)."""
+        ordered = sorted(extents, key=lambda extent: extent.start)
+        if not ordered:
+            return
+        at, gaps = BlockNumber(0), []
+        for extent in ordered:
+            self._check_inside(extent)
+            if extent.start < at:
+                raise ValueError(f"{extent} is in use already")
+            if extent.start > at:
+                gaps.append(Extent(at, extent.start - at))
+            at = extent.end
+            withheld = list(self._withheld.irange(extent.start, extent.end, (True, False)))
+            self._withheld.difference_update(withheld)
+        if at < self._total:
+            gaps.append(Extent(at, self._total - at))
+        self._runs = _Runs()
+        for gap in gaps:
+            bad = list(self._withheld.irange(gap.start, gap.end, (True, False)))
+            for piece in self._without(gap, bad):
+                self._runs.add(piece.start, piece.count)
 
     def free(self, extents: Iterable[Extent]) -> None:
         """Give blocks back; quarantined ones are withheld instead.

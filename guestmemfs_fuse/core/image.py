@@ -86,18 +86,18 @@ def load(items: Iterable[Item], *, lenient: bool = False) -> State:
     """
     stream = iter(items)
     try:
-        state, inode_count = _load_header(next(stream))
+        state, extents, inode_count = _load_header(next(stream))
         _load_inodes(stream, state)
         if len(state.inodes) != inode_count:
             raise CorruptMetadataError(f"the image has {len(state.inodes)} of {inode_count} inodes")
-        if state.free is not None:
-            _mark_used(state, state.free, lenient=lenient)
+        if extents:
+            state.free = _free_map(state, lenient=lenient)
     except (StopIteration, TypeError, ValueError, OverflowError) as error:
         raise CorruptMetadataError(f"the image does not describe an instance ({error})") from error
     return state
 
 
-def _load_header(header: Item) -> tuple[State, int]:
+def _load_header(header: Item) -> tuple[State, bool, int]:
     if tuple(map(type, header)) not in _HEADER_SHAPES:
         raise ValueError("the header's fields have wrong types")
     region_bytes, block_bytes, extents, limits, next_ino, frozen, generation, session = header[:8]
@@ -118,9 +118,7 @@ def _load_header(header: Item) -> tuple[State, int]:
         ),
         quarantined=_extents(quarantined),
     )
-    if extents:
-        state.free = FreeMap(region_bytes // block_bytes)
-    return state, inode_count
+    return state, extents, inode_count
 
 
 def _load_session(item: Item) -> Session:
@@ -171,8 +169,22 @@ def _load_inodes(items: Iterable[Item], state: State) -> None:
             owner.xattr_bytes += inode.xattr_bytes
 
 
-def _mark_used(state: State, free: FreeMap, *, lenient: bool) -> None:
-    """Take the files' blocks out of the free ones; what is wrong with them is left for core/check to say."""
+def _free_map(state: State, *, lenient: bool) -> FreeMap:
+    """What the files leave free; what is wrong with their blocks is left for core/check to say."""
+    total_blocks = state.region_bytes // state.block_bytes
+    for extent in state.quarantined:
+        if extent.start < 0 or extent.end > total_blocks:
+            raise ValueError(f"quarantined blocks up to {extent.end} of {total_blocks}")
+    bad = [BlockNumber(block) for extent in state.quarantined for block in range(extent.start, extent.end)]
+    used = (extent for inode in state.inodes.values() for extent in inode.extents)
+    try:
+        return FreeMap(total_blocks, used, bad)
+    except ValueError:
+        return _free_map_by_inode(state, FreeMap(total_blocks, quarantined=bad), lenient=lenient)
+
+
+def _free_map_by_inode(state: State, free: FreeMap, *, lenient: bool) -> FreeMap:
+    """The slow way, which can say whose blocks are wrong."""
     for inode in state.inodes.values():
         for extent in inode.extents:
             try:
@@ -183,11 +195,7 @@ def _mark_used(state: State, free: FreeMap, *, lenient: bool) -> None:
                         f"inode {inode.ino} claims blocks it cannot have ({error})",
                         hint="run guestmemfs fsck",
                     ) from error
-    for extent in state.quarantined:
-        if extent.start < 0 or extent.end > free.total_blocks:
-            raise ValueError(f"quarantined blocks up to {extent.end} of {free.total_blocks}")
-        for block in range(extent.start, extent.end):
-            free.quarantine(BlockNumber(block))
+    return free
 
 
 def _dump_inode(inode: Inode) -> Item:
