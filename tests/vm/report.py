@@ -66,8 +66,16 @@ class Run:
 
     @property
     def phase(self) -> int:
-        """The first phase without an exit status: where a machine that was lost was lost."""
-        return next(n for n in range(1, self.phases + 1) if self.report("status", n) is None)
+        """Where a machine that was lost was lost: the first phase without an exit status."""
+        missing = (n for n in range(1, self.phases + 1) if self.status(n) is None)
+        return next(missing, self.phases)
+
+    def status(self, phase: int) -> int | None:
+        """Exit status of a phase; 0 when its script went to the next phase by a kexec of its own."""
+        status = self.report("status", phase)
+        if status is None:
+            return 0 if self.report("started", phase + 1) else None
+        return int(status)
 
     def console(self) -> str:
         path = self.dir / "console.log"
@@ -98,13 +106,11 @@ def collect(run: Run, total_s: float, *, check: bool) -> VmResult:
     """
     results: list[PhaseResult] = []
     for number in range(1, run.phases + 1):
-        status = run.report("status", number)
+        status = run.status(number)
         if status is None:
             death = _DEATH.findall(run.console())
             lost(run, death[-1].strip() if death else "it stopped without a report")
-        if not status.strip().isdigit():
-            lost(run, status.strip())
-        result = _phase_result(run, number, int(status))
+        result = _phase_result(run, number, status)
         results.append(result)
         if result.exit_status != 0:
             break
