@@ -63,6 +63,7 @@ class Holder:
         self._starter = -1  # write end of the pipe of whoever waits for READY
         self._next: tuple[list[str], int] | None = None  # a start that waits for the daemon to have stopped
         self._ever_ready = False
+        self._is_ready = False  # the present daemon
         self._stopping = False
         self._successor_lost = False
         self._restart_at_s: float | None = None
@@ -130,6 +131,7 @@ class Holder:
     def _start(self) -> None:
         self._restart_at_s = None
         self._said = {}
+        self._is_ready = False
         self._log.new_daemon()
         env = {**os.environ, "NOTIFY_SOCKET": self._notify.address, "FDSTORE": str(FDSTORE_MAX)}
         stdio = (self._null, self._daemon_stderr, self._daemon_stderr)
@@ -185,7 +187,7 @@ class Holder:
         wanted = self._stopping or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
         if self._starter >= 0 or not (wanted or self._next):
-            self._failed(f"the daemon {how}")
+            self._failed(f"the daemon {how}", killed=self._is_ready and code == -signal.SIGKILL)
             return
         self._kept.remove(fdnames.FUSE)
         if self._next:
@@ -202,11 +204,11 @@ class Holder:
         if not self._formers:
             self._ended(self._main, 0 if "STOPPING" in self._said else 255)
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, *, killed: bool = False) -> None:
         if self._starter >= 0:
             self._fail_start(reason)
             return
-        delay_s = self._policy.died(time.monotonic())
+        delay_s = self._policy.died(time.monotonic(), killed=killed)
         if delay_s is not None:
             self._restart_at_s = time.monotonic() + delay_s
             return
@@ -274,7 +276,7 @@ class Holder:
         if "MAINPID" in message:
             self._new_main(int(message["MAINPID"]))
         if message.get("READY") == "1":
-            self._is_ready()
+            self._ready()
         if message.get("X_GUESTMEMFS_DROP") == "1":
             self._kept.clear()
         if "X_GUESTMEMFS_START" in message and fds:
@@ -291,14 +293,15 @@ class Holder:
             self._successor_lost = True
             raise
         self._said = {}
+        self._is_ready = False
         if former:
             self._look_away(former_pidfd)
             self._formers[former] = former_pidfd
         self._log.note(f"daemon {pid} takes over from {former}")
         self._kill_at_s = time.monotonic() + START_TIMEOUT_S
 
-    def _is_ready(self) -> None:
-        self._ever_ready = True
+    def _ready(self) -> None:
+        self._ever_ready = self._is_ready = True
         self._kill_at_s = None
         try:
             os.unlink(self._last_words_path)

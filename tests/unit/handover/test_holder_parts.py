@@ -20,7 +20,7 @@ from guestmemfs_fuse.handover.fdstore import Notifier, format_message
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.handover.notify_socket import NotifySocket, parse_message
 from guestmemfs_fuse.handover.pid_file import PidFile
-from guestmemfs_fuse.handover.restart_policy import DELAYS_S, RestartPolicy
+from guestmemfs_fuse.handover.restart_policy import DELAYS_S, MAX_KILLED, RestartPolicy
 from guestmemfs_fuse.handover.spawn import EXEC_FAILED, listen_environment, spawn
 
 # -- restart policy --------------------------------------------------------------------------------------
@@ -37,6 +37,14 @@ def test_the_first_restart_is_immediate_and_the_sixth_death_in_a_row_is_the_last
 def test_deaths_outside_the_window_do_not_count() -> None:
     policy = RestartPolicy()
     assert [policy.died(now * 31.0) for now in range(20)] == [0.0] * 20
+
+
+def test_a_serving_daemon_that_is_killed_is_back_at_once_and_does_not_count() -> None:
+    policy = RestartPolicy()
+    assert {policy.died(now * 0.1, killed=True) for now in range(MAX_KILLED)} == {0.0}
+    assert policy.died(10.0) == 0
+    assert policy.died(10.1) == DELAYS_S[1]
+    assert policy.died(10.2, killed=True) is None
 
 
 def test_somebody_who_asks_for_a_start_gets_all_tries_again() -> None:
