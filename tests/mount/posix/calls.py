@@ -11,11 +11,13 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import select
 import signal
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,6 +39,7 @@ AT_REMOVEDIR = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
 SYS_FCHMODAT2 = 452
+CLOCK_REALTIME_COARSE = 5
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 
@@ -104,6 +107,11 @@ def descriptor_limit(limit: int) -> None:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if limit < 0 else limit, hard))
+
+
+def several(steps: list[tuple[object, ...]]) -> list[object]:
+    """Make calls in a row: (name, arguments...) each; what they returned."""
+    return [CALLS[str(name)](*args) for name, *args in steps]
 
 
 # -- opening ----------------------------------------------------------------------------------------
@@ -277,7 +285,9 @@ def lsetxattr(path: str, name: str, value: bytes, flags: int = 0) -> None:
 
 def getxattr_into(path: str, name: str, size: int) -> int:
     """getxattr(2) into a buffer of `size` bytes."""
-    return _checked(_libc.getxattr(_path(path), name.encode(), ctypes.create_string_buffer(max(size, 1)), size))
+    return _checked(
+        _libc.getxattr(_path(path), name.encode(), ctypes.create_string_buffer(max(size, 1)), size)
+    )
 
 
 def listxattr_into(path: str, size: int) -> int:
@@ -498,8 +508,13 @@ def chdir(path: str) -> None:
     os.chdir(path)
 
 
-def getcwd() -> str:
-    return os.getcwd()
+def depth() -> int:
+    """How many directories are above this one, up to the check's own (named c and digits)."""
+    steps = 0
+    while not re.fullmatch(r"c\d+", os.path.basename(os.getcwd())):
+        os.chdir("..")
+        steps += 1
+    return steps
 
 
 # -- locks ------------------------------------------------------------------------------------------
@@ -600,6 +615,93 @@ def statx_version(path: str) -> int:
     buffer = ctypes.create_string_buffer(256)
     _checked(_libc.statx(AT_FDCWD, _path(path), AT_SYMLINK_NOFOLLOW, 0x7FF, buffer))
     return int(struct.unpack_from("I", buffer)[0])
+
+
+# -- trees ------------------------------------------------------------------------------------------
+
+
+def fresh(base_fd: int, name: str) -> None:
+    """Make a directory for a check, in which everybody may do everything."""
+    os.mkdir(name, dir_fd=base_fd)
+    os.chmod(name, 0o777, dir_fd=base_fd)
+
+
+def raze(base_fd: int, name: str) -> None:
+    """Remove a check's directory with all that is in it, however deep."""
+    os.fchdir(base_fd)
+    _empty(os.fsencode(name))
+    os.rmdir(name)
+
+
+def _empty(path: bytes) -> None:
+    """Flat instead of recursive: chdir down, so that no path is too long."""
+    here = os.open(".", os.O_RDONLY)
+    os.chdir(path)
+    for entry in list(os.scandir(b".")):
+        if entry.is_dir(follow_symlinks=False):
+            _empty(entry.name)
+            os.rmdir(entry.name)
+        else:
+            os.unlink(entry.name)
+    os.fchdir(here)
+    os.close(here)
+
+
+def snapshot(path: bytes = b".") -> dict[bytes, object]:
+    """All that can be seen of a tree without changing it; access times are left out."""
+    found: dict[bytes, object] = {path: _seen(path)}
+    for name in os.listdir(path) if stat.S_ISDIR(os.lstat(path).st_mode) else ():
+        found |= snapshot(path + b"/" + name)
+    return found
+
+
+def _seen(path: bytes) -> object:
+    at = os.lstat(path)
+    is_link = stat.S_ISLNK(at.st_mode)
+    xattrs = () if is_link else tuple((name, os.getxattr(path, name)) for name in sorted(os.listxattr(path)))
+    target = os.readlink(path) if is_link else b""
+    times = at.st_mtime_ns, at.st_ctime_ns
+    return (
+        at.st_mode,
+        at.st_nlink,
+        at.st_uid,
+        at.st_gid,
+        at.st_size,
+        at.st_blocks,
+        at.st_rdev,
+        times,
+        target,
+        xattrs,
+    )
+
+
+def times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:
+    """Access, modification and change time of each path, None where there is nothing."""
+    return {path: _times(path) for path in paths}
+
+
+def past_times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:
+    """Set access and modification times well into the past, and come back when the clock has moved on.
+
+    The kernel's coarse clock ticks every few milliseconds: a change within the tick of the last one could
+    not be told from none.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            os.utime(path, ns=(10**18, 10**18 + 1), follow_symlinks=False)
+    before = times(paths)
+    clock = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) == clock:
+        pass
+    return before
+
+
+def _times(path: str) -> tuple[int, int, int] | None:
+    try:
+        at = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return at.st_atime_ns, at.st_mtime_ns, at.st_ctime_ns
 
 
 CALLS: dict[str, Callable[..., object]] = {
