@@ -36,7 +36,7 @@ from guestmemfs_fuse.handover.fd_keeper import FdKeeper
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.handover.notify_socket import NotifySocket
 from guestmemfs_fuse.handover.pid_file import PidFile
-from guestmemfs_fuse.handover.restart_policy import WINDOW_S, RestartPolicy
+from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK, WINDOW_S, RestartPolicy
 from guestmemfs_fuse.handover.spawn import spawn
 
 START_TIMEOUT_S = 90.0
@@ -187,7 +187,8 @@ class Holder:
         wanted = self._stopping or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
         if self._starter >= 0 or not (wanted or self._next):
-            self._failed(f"the daemon {how}", killed=self._is_ready and code == -signal.SIGKILL)
+            by_others = code in (-signal.SIGKILL, EXIT_COME_BACK)
+            self._failed(f"the daemon {how}", killed=self._is_ready and by_others)
             return
         self._kept.remove(fdnames.FUSE)
         if self._next:

@@ -10,14 +10,16 @@ WINDOW_S = 30.0
 DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
 """Wait before the first, second, ... restart within the window. One more death and the daemon is given up."""
 MAX_KILLED = 100
+EXIT_COME_BACK = 75
+"""The status of a daemon that wants to be started again: SIGTERM to it, or a handover that failed."""
 
 
 class RestartPolicy:
     """Counts deaths within a sliding window.
 
-    Callers on the mount hang while we wait, so the first restart is immediate. A daemon that served and got
-    SIGKILL (an operator, the OOM killer, a test) did not fail by itself: that neither waits nor counts, up
-    to MAX_KILLED times in a window.
+    Callers on the mount hang while we wait, so the first restart is immediate. A daemon that served and was
+    ended by others (SIGKILL from an operator, the OOM killer, a test; EXIT_COME_BACK) did not fail: that
+    neither waits nor counts, up to MAX_KILLED times in a window.
     """
 
     def __init__(self, delays_s: Sequence[float] = DELAYS_S, window_s: float = WINDOW_S) -> None:
@@ -29,7 +31,7 @@ class RestartPolicy:
     def died(self, now_s: float, *, killed: bool = False) -> float | None:
         """The daemon died now: seconds to wait before it is started again, None to give it up.
 
-        killed: it was ready, and died of SIGKILL.
+        killed: it was ready, and ended by others.
         """
         start_s = now_s - self._window_s
         self._deaths_s = [each for each in self._deaths_s if each > start_s]

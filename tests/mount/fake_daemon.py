@@ -71,7 +71,8 @@ def main() -> None:
             print("hanging", file=sys.stderr, flush=True)
             while True:
                 signal.pause()
-    signal.signal(signal.SIGTERM, lambda *_: stop(notifier, slow=behaviour == "slow stop"))
+    slow, come_back = behaviour == "slow stop", behaviour == "come back"
+    signal.signal(signal.SIGTERM, lambda *_: stop(notifier, slow=slow, come_back=come_back))
     names = (fdnames.FUSE,) if behaviour == "no region" else (fdnames.FUSE, REGION)
     make_fds(notifier, fds, names)
     argv = [sys.executable, os.path.abspath(__file__), str(state_dir)]
@@ -85,12 +86,12 @@ def main() -> None:
         signal.pause()
 
 
-def stop(notifier: Notifier, *, slow: bool) -> None:
+def stop(notifier: Notifier, *, slow: bool, come_back: bool) -> None:
     """As umount does: say so, clean up, end with status 0."""
     notifier.stopping()
     if slow:
         time.sleep(0.5)
-    os._exit(0)
+    os._exit(75 if come_back else 0)
 
 
 def lose_successor(notifier: Notifier) -> None:

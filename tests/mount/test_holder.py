@@ -151,6 +151,17 @@ def test_a_killed_daemon_comes_back_with_the_same_descriptors(stage: Stage) -> N
     assert memfds_of(holder) == ["fuse", "region-1"]
 
 
+def test_a_daemon_that_wants_to_come_back_does_as_often_as_it_likes(stage: Stage) -> None:
+    stage.behave("come back")
+    holder = stage.start()
+    first = stage.await_start(1)
+    for number in range(2, 9):
+        stage.kill(stage.starts()[-1]["pid"], signal.SIGTERM)
+        assert stage.await_start(number)["content"] == first["content"]
+    stage.kill(holder, signal.SIGTERM)
+    until(lambda: memfds_of(holder) == ["region-1"], "told through its holder it stays away")
+
+
 def test_a_crash_loop_is_given_up_with_last_words_and_the_memory_kept(stage: Stage) -> None:
     holder = stage.start()
     region = stage.await_start(1)["content"]["region-1"]
