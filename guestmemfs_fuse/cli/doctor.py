@@ -21,7 +21,14 @@ from guestmemfs_fuse.linux.verdict import DEFAULT_KIND, RegionRow, judge
 _WIDTH = 80
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  guestmemfs doctor
+  guestmemfs doctor --json
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Probe this host: what works, what does not, and what to change."""

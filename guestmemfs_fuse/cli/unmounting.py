@@ -10,7 +10,7 @@ import errno
 from contextlib import suppress
 from dataclasses import dataclass
 
-from guestmemfs_fuse.cli import busy, sight
+from guestmemfs_fuse.cli import busy, daemons, sight
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError
 from guestmemfs_fuse.handover.launch import wait_holder_gone
@@ -48,10 +48,7 @@ def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> U
             raise
         raise _busy(seen.mount) from error
     if not lazily and not wait_daemon_gone(instance):
-        raise DaemonError(
-            f"{seen.mount.mountpoint} is unmounted, but its daemon does not end",
-            hint=f"see {instance.paths.daemon_log}",
-        )
+        raise _stays(instance)
     return Unmounted(is_dead)
 
 
@@ -79,6 +76,18 @@ def _require_only_mount(entry: MountEntry) -> None:
         raise InstanceBusyError(
             f"{entry.mountpoint} is mounted also at {', '.join(others)}", hint="unmount that first"
         )
+
+
+def _stays(instance: Instance) -> DaemonError:
+    where, pid = instance.config.mountpoint, daemons.pid_by_lock(instance.paths.lock)
+    if pid is None:
+        return DaemonError(
+            f"{where} is unmounted, but its holder does not end", hint=f"see {instance.paths.daemon_log}"
+        )
+    return DaemonError(
+        f"{where} is unmounted, but its daemon (pid {pid}) does not end",
+        hint=f"see {instance.paths.daemon_log}; `kill -9 {pid}` loses nothing that was acknowledged",
+    )
 
 
 def _busy(entry: MountEntry) -> InstanceBusyError:
