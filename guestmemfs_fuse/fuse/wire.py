@@ -18,6 +18,7 @@ MutableBuffer = bytearray | memoryview
 
 _MAX_ERRNO = 511  # fuse_dev_do_write() refuses more
 _NS_PER_S = 1_000_000_000
+_UNCACHED = abi.OpenFlag.DIRECT_IO | abi.OpenFlag.NOFLUSH
 
 
 class WireError(GuestmemfsError):
@@ -234,9 +235,11 @@ def _patch_open_out(reply: MutableBuffer, offset: int, backing_id: int | None) -
 
 def _passthrough(backing_id: int | None) -> tuple[int, int]:
     # Nothing of what libfuse chose is kept. DIRECT_IO wins over PASSTHROUGH for read(2) and write(2), which
-    # therefore come to us, and loses for mmap (fuse_file_mmap); KEEP_CACHE with PASSTHROUGH is EIO.
+    # therefore come to us, and loses for mmap (fuse_file_mmap); KEEP_CACHE with PASSTHROUGH is EIO. NOFLUSH:
+    # nothing is cached that close(2) would have to wait for; with a FLUSH it would wait, uninterruptibly, for
+    # a daemon that is being replaced, and so would every fork that closes inherited descriptors.
     if backing_id is None:
-        return abi.OpenFlag.DIRECT_IO.value, 0
+        return _UNCACHED.value, 0
     if not 0 < backing_id < 1 << 31:
         raise WireError(f"{backing_id} is no backing id")
-    return (abi.OpenFlag.DIRECT_IO | abi.OpenFlag.PASSTHROUGH).value, backing_id
+    return (_UNCACHED | abi.OpenFlag.PASSTHROUGH).value, backing_id

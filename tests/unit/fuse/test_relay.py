@@ -20,6 +20,7 @@ from guestmemfs_fuse.fuse.wire import RequestHeader
 from tests.unit.fuse.fake_session import PID, Session, init_request, play, session
 
 INLINE = pytest.mark.parametrize("inline", [True, False], ids=["inline", "pumped"])
+UNCACHED = OpenFlag.DIRECT_IO | OpenFlag.NOFLUSH
 RESENT = abi.UNIQUE_RESEND
 FALLOCATE = abi.FALLOCATE_IN.pack(5, 0, 8192, 1)
 
@@ -162,8 +163,8 @@ def test_malformed_messages_are_dropped_and_the_session_goes_on(caplog: pytest.L
 @pytest.mark.parametrize(
     ("backing", "flags", "backing_id"),
     [
-        ({7: 3}, OpenFlag.DIRECT_IO | OpenFlag.PASSTHROUGH, 3),
-        ({}, OpenFlag.DIRECT_IO, 0),
+        ({7: 3}, UNCACHED | OpenFlag.PASSTHROUGH, 3),
+        ({}, UNCACHED, 0),
     ],
     ids=["passthrough", "no backing"],
 )
@@ -287,7 +288,7 @@ def test_a_tmpfile_is_an_entry_and_an_open_file_with_its_backing_id() -> None:
         body = abi.CREATE_IN.pack(os.O_RDWR, 0o100600, 0o22, 0) + b"#1\0"
         got = await s.kernel.call(Opcode.TMPFILE, body, unique=10)
         assert abi.ENTRY_OUT_HEAD.unpack_from(got.body)[0] == 55
-        passthrough = OpenFlag.DIRECT_IO | OpenFlag.PASSTHROUGH
+        passthrough = UNCACHED | OpenFlag.PASSTHROUGH
         assert abi.OPEN_OUT.unpack_from(got.body, 128) == (66, passthrough, 3)
         assert s.hooks.calls[0][2:] == (0o100600, os.O_RDWR, 0o22)
 

@@ -14,6 +14,7 @@ from guestmemfs_fuse.fuse.wire import WireError
 
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
+UNCACHED = OpenFlag.DIRECT_IO | OpenFlag.NOFLUSH
 BACKING_IDS = st.none() | st.integers(1, 2**31 - 1)
 
 
@@ -112,7 +113,7 @@ def test_a_patched_open_keeps_the_handle_and_none_of_the_flags(
     patched_fh, patched_flags, patched_id = abi.OPEN_OUT.unpack_from(message, abi.OUT_HEADER.size)
     passthrough = OpenFlag.PASSTHROUGH if backing_id else OpenFlag(0)
     assert (patched_fh, patched_id) == (fh, backing_id or 0)
-    assert patched_flags == OpenFlag.DIRECT_IO | passthrough
+    assert patched_flags == UNCACHED | passthrough
 
 
 @given(nodeid=U64, fh=U64, backing_id=BACKING_IDS)
@@ -186,7 +187,7 @@ def test_a_created_reply_carries_entry_and_open_file() -> None:
     assert (atime, atime_ns, ctime, ctime_ns) == (1, 500_000_000, 0, 0)
     assert (mtime, mtime_ns) == (2**64 - 1, 999_999_999), "before 1970"
     assert rest == [0, 1000, 100, 0, 1 << 21, 0]
-    flags = OpenFlag.DIRECT_IO | OpenFlag.PASSTHROUGH
+    flags = UNCACHED | OpenFlag.PASSTHROUGH
     assert abi.OPEN_OUT.unpack_from(message, 144) == (99, flags, 3)
 
 
