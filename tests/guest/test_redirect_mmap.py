@@ -6,7 +6,9 @@ The region is a real hugetlbfs; the FUSE mount is played by a tmpfs and the daem
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,19 @@ def test_signals_between_the_calls_of_a_mapping_harm_nothing(region: FakeMount, 
     file = region.file("ram", *SCATTERED)
     done = region.run(zoo("mapper"), "s", file, 0, 6 * PAGE_BYTES, options=["--keep"])
     succeeded(done, "often failed 0 wrong 0 interrupted yes\n")
+
+
+def test_being_stopped_and_continued_between_the_calls_harms_nothing(region: FakeMount, zoo: Build) -> None:
+    file = region.file("ram", *SCATTERED)
+    child = region.start(zoo("mapper"), "s", file, 0, 6 * PAGE_BYTES, options=["--keep"])
+    stops = 0
+    while child.poll() is None:
+        os.kill(child.pid, signal.SIGSTOP)
+        os.kill(child.pid, signal.SIGCONT)
+        stops += 1
+        time.sleep(0.002)  # or it would hardly ever run
+    assert child.communicate() == ("often failed 0 wrong 0 interrupted yes\n", "")
+    assert stops > 50
 
 
 @pytest.mark.parametrize("flags", ["u", "c", "uc"], ids=["other-user", "chroot", "both"])
