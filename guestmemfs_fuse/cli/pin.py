@@ -36,5 +36,5 @@ def _set_pinned(path: str, pinned: bool) -> None:
     from guestmemfs_fuse.metadata.instance import instance_of_path
 
     instance, inside = instance_of_path(path)
-    args = {"path": inside, "pinned": pinned}
+    args = {"path": "/" + inside, "pinned": pinned}
     daemons.ask(instance, "pin", args, wait_s=daemons.RESTART_WAIT_S)
