@@ -18,8 +18,10 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def cache_dir() -> Path:
-    """Directory for kernels, initramfs images and logs; GUESTMEMFS_CACHE overrides."""
-    return Path(os.environ.get("GUESTMEMFS_CACHE", "/var/cache/guestmemfs-fuse"))
+    """Directory for kernels, initramfs images and logs, outside the tree (the scripts choose it likewise)."""
+    if chosen := os.environ.get("GUESTMEMFS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "guestmemfs-fuse"
 
 
 @dataclass(frozen=True, slots=True)

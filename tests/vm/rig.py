@@ -136,6 +136,7 @@ def _fill_shared_dir(
     for name, content in files.items():
         (run.shared / "in" / name).write_bytes(content.encode() if isinstance(content, str) else content)
     settings = {"VM_REPO": str(REPO), "VM_PHASES": str(len(scripts)), **env}
+    settings["GUESTMEMFS_CACHE"] = str(cache_dir())
     lines = (f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
     (run.shared / "settings").write_text("".join(lines))
     for name, source in zip(_BOOT_FILES, (kernel.image_path, archive), strict=True):
