@@ -42,15 +42,13 @@ from guestmemfs_fuse.fuse.relay import Relay
 from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds
 from guestmemfs_fuse.handover.launch import daemon_argv, holder_pid
+from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK
 from guestmemfs_fuse.handover.successor import Handover, Successor, Word
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 
 log = logging.getLogger("guestmemfs")
-
-EXIT_COME_BACK: Final = 75
-"""EX_TEMPFAIL of sysexits(3): told to go, to be started again with the stored descriptors."""
 
 _DRAIN_S: Final = 10.0
 _WARM_S: Final = 20.0

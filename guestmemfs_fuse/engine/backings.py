@@ -28,11 +28,11 @@ class Backings:
         self._kernel = kernel
 
     def ensure(self, ino: Ino) -> BackingId | None:
-        """The inode's backing id, registered if it is not yet; None where the region has no passthrough.
+        """The inode's backing id, registered if it is not yet; None where the kernel has no passthrough.
 
         Raises FsError when the id cannot be journaled, OSError when the kernel refuses the file.
         """
-        if not self._region.passthrough:
+        if not self._kernel.has_passthrough:
             return None
         known = self._ledger.state.inodes[ino].backing_id
         if known is not None:

@@ -10,6 +10,10 @@ from guestmemfs_fuse.core.types import BackingId, Ino
 class Kernel(Protocol):
     """The live FUSE connection, seen from below."""
 
+    @property
+    def has_passthrough(self) -> bool:
+        """Whether backing files can be registered at all (Linux >= 6.9)."""
+
     def backing_open(self, backing_fd: int) -> BackingId:
         """Register a backing file. Raises OSError."""
 

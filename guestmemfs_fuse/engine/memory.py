@@ -17,14 +17,14 @@ import trio
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import BusyFsError, RegionFullError, UnsupportedModeError
+from guestmemfs_fuse.core.evolve import split
 from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
-from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.engine import mappings, report
 from guestmemfs_fuse.engine.gate import Gate
 from guestmemfs_fuse.engine.ledger import Ledger, Origin
 from guestmemfs_fuse.engine.orphans import Orphans
-from guestmemfs_fuse.linux import users
 from guestmemfs_fuse.region.base import Filled, Region, Stop
 
 T = TypeVar("T")
@@ -70,9 +70,16 @@ class Memory:
             else:
                 if size_bytes < inode.size_bytes and not force:
                     await self._require_unmapped(inode, size_bytes)
-                cut_bytes = inode.size_bytes - size_bytes
-                self._ledger.commit(command, origin)
-                await _work(cut_bytes, self._region.settle, inode)
+                await self._cut(inode, command, origin)
+
+    async def _cut(self, inode: Inode, command: cmd.Resize, origin: Origin | None) -> None:
+        """Commit, then give memory back; blocks that were cut are handed out again only afterwards."""
+        cut_bytes, held = inode.size_bytes - command.size_bytes, inode.extents
+        async with self._one_at_a_time:
+            self._ledger.commit(command, origin)
+            cut = split(held, inode.block_count)[1]
+            await _work(cut_bytes, self._region.settle, inode)
+            await _work(cut_bytes, self._region.release, cut)
 
     async def fallocate(
         self, ino: Ino, mode: int, offset_bytes: int, length_bytes: int, origin: Origin | None = None
@@ -136,10 +143,10 @@ class Memory:
     async def _require_unmapped(self, inode: Inode, size_bytes: int) -> None:
         """Cutting what a process maps would kill it by SIGBUS."""
         state = self._ledger.state
-        if inode.backing_id is None and not state.past_devices:
+        if inode.backing_id is None and not state.past_devices and self._region.region_file is None:
             return  # never opened on this connection, and there was no other
-        devices = report.devices_of(state)
-        mapped = await trio.to_thread.run_sync(users.mapped_beyond, devices, inode.ino, size_bytes)
+        view = mappings.viewpoint(report.devices_of(state), self._region)
+        mapped = await trio.to_thread.run_sync(mappings.mapped_beyond, view, inode, size_bytes)
         if mapped:
             names = ", ".join(f"{each.comm}[{each.pid}]" for each in mapped[:3])
             raise BusyFsError(

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import FsError
+from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine import mappings
 from guestmemfs_fuse.engine.backings import Backings
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
@@ -51,11 +53,17 @@ class Orphans:
         self.forgotten(list(self._ledger.state.orphans))
         return self.reaped - before
 
+    def _is_mapped(self, inode: Inode) -> bool:
+        """Where blocks are shared out of one region file the kernel's inode does not count its mappings."""
+        if self._region.region_file is None or not inode.extents:
+            return False
+        return bool(mappings.mapped_beyond(mappings.viewpoint((), self._region), inode, 0))
+
     def _let_go(self, ino: Ino) -> None:
         state = self._ledger.state
         inode = state.inodes[ino]
         self._backings.release(ino)
-        if ino in state.orphans and not state.frozen:
+        if ino in state.orphans and not state.frozen and not self._is_mapped(inode):
             self._ledger.commit(cmd.Reap(ino))
             if inode.is_file:
                 self._region.discard(inode)

@@ -15,6 +15,7 @@ from typing import Any
 from guestmemfs_fuse.core.errors import FsError, UnknownTargetError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
+from guestmemfs_fuse.engine import mappings
 from guestmemfs_fuse.linux import users
 from guestmemfs_fuse.region.base import Region
 
@@ -34,7 +35,7 @@ def listing(state: State) -> Listing:
 
 def files(listed: Listing, devices: list[users.Dev], region: Region) -> list[Report]:
     """What is to say of every file listed. Blocks: measures each file and scans /proc once."""
-    mapped = users.mapped_by(devices) if devices else {}
+    mapped = mappings.mapped_by(mappings.viewpoint(devices, region), (inode for _, inode in listed))
     opened = users.open_counts(devices) if devices else {}
     return [
         _file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0))
@@ -46,7 +47,7 @@ def one_file(state: State, region: Region, path: str, *, served: bool = True) ->
     """One file and where its memory is; served: see devices_of. Raises UnknownTargetError."""
     inode = resolve(state, path)
     devices = devices_of(state, served=served)
-    mapped = users.mapped_by_inode(devices, inode.ino) if devices else []
+    mapped = mappings.mapped_beyond(mappings.viewpoint(devices, region), inode, 0)
     opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
     report = _file(path, inode, region, mapped, opened)
     report["extents"] = [asdict(extent) for extent in region.extents(inode)]

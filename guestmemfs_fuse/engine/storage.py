@@ -116,8 +116,9 @@ def open_storage(
         opened = metadata.Store.open(files, uuid, warm=ahead)
         for remark in opened.report.remarks:
             log.warning("%s", remark)
+        region.attach(opened.state)
         return Storage(region, files, opened.store, opened.state, uuid)
-    if next(iter(region.inventory()), None) is not None:
+    if region.holds_data():
         raise CorruptMetadataError(
             f"{files.path} holds no metadata, but the region holds files",
             hint="put the metadata back; `guestmemfs destroy` gives the memory up",
@@ -128,4 +129,5 @@ def open_storage(
         now_ns=time.time_ns(),
         extents=config.kind == "hugetlb",
     )
+    region.attach(state)
     return Storage(region, files, metadata.Store.create(files, uuid, state), state, uuid)

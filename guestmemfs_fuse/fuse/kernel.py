@@ -16,6 +16,8 @@ class FuseKernel:
 
     def __init__(self, fuse_fd: int) -> None:
         self._fuse_fd = fuse_fd
+        self.has_passthrough = True
+        """Set by the daemon once INIT was negotiated."""
 
     def backing_open(self, backing_fd: int) -> BackingId:
         """See Kernel.backing_open."""

@@ -103,7 +103,7 @@ def mapped_by(devs: Iterable[Dev]) -> dict[int, list[MappedBy]]:
         by_inode: dict[int, int] = {}
         for vma in mappings:
             by_inode[vma.ino] = by_inode.get(vma.ino, 0) + vma.end - vma.start
-        comm = _comm(pid)
+        comm = comm_of(pid)
         for ino, length_bytes in by_inode.items():
             found.setdefault(ino, []).append(MappedBy(pid, comm, length_bytes))
     return found
@@ -127,7 +127,7 @@ def mapped_beyond(devs: Iterable[Dev], ino: int, offset_bytes: int) -> list[Mapp
             if vma.ino == ino and vma.file_end_bytes > offset_bytes
         )
         if beyond:
-            found.append(MappedBy(pid, _comm(pid), beyond))
+            found.append(MappedBy(pid, comm_of(pid), beyond))
     return found
 
 
@@ -144,7 +144,7 @@ def opened_by(devs: Iterable[Dev]) -> list[OpenedBy]:
     counts: dict[int, int] = {}
     for pid, _ino in _open_files(devs):
         counts[pid] = counts.get(pid, 0) + 1
-    return [OpenedBy(pid, _comm(pid), count) for pid, count in counts.items()]
+    return [OpenedBy(pid, comm_of(pid), count) for pid, count in counts.items()]
 
 
 def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
@@ -201,5 +201,6 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _comm(pid: int) -> str:
+def comm_of(pid: int) -> str:
+    """The process's name, or "?" when it is gone."""
     return os.fsdecode(_read(f"/proc/{pid}/comm")).rstrip("\n") or "?"

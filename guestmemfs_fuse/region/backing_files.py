@@ -22,11 +22,11 @@ from guestmemfs_fuse.core.errors import (
     NoDataThereError,
     RegionFullError,
 )
-from guestmemfs_fuse.core.state import Inode
-from guestmemfs_fuse.core.types import Ino, round_down, round_up
+from guestmemfs_fuse.core.state import Inode, State
+from guestmemfs_fuse.core.types import Extent, Ino, round_down, round_up
 from guestmemfs_fuse.linux import coverage, memory
 from guestmemfs_fuse.region import host_memory
-from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionUse, Stop
+from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
@@ -46,6 +46,7 @@ class BackingFiles(ABC):
 
     kind: str
     passthrough = True
+    region_file: RegionFile | None = None
 
     def __init__(self, block_bytes: int, numa_node: int | None = None) -> None:
         self.block_bytes = block_bytes
@@ -68,6 +69,16 @@ class BackingFiles(ABC):
 
     @abstractmethod
     def resize(self, size_bytes: int) -> None: ...
+
+    def release(self, extents: tuple[Extent, ...]) -> None:
+        """See Region.release: there are no extents here."""
+
+    def attach(self, state: State) -> None:
+        """See OpenRegion: nothing of the state is needed here."""
+
+    def holds_data(self) -> bool:
+        """See OpenRegion."""
+        return next(iter(self.inventory()), None) is not None
 
     def available_bytes(self) -> int:
         """What the host could still give to this region."""

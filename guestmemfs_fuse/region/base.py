@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from guestmemfs_fuse.core.state import Inode
-from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.core.types import Extent, Ino
 
 Stop = Callable[[], bool]
 """Asked between pieces of long work: whether the caller has given up."""
@@ -50,11 +50,19 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class RegionExtent:
-    """A part of a file with memory, in bytes; region_offset_bytes is None where files have backings of their own."""
+    """A part of a file with memory, in bytes; no region offset where the file has a backing of its own."""
 
     offset_bytes: int
     length_bytes: int
     region_offset_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """The one file all files are extents of, as /proc/PID/maps shows it: (major, minor) and inode."""
+
+    dev: tuple[int, int]
+    ino: int
 
 
 class Region(Protocol):
@@ -64,12 +72,17 @@ class Region(Protocol):
     block_bytes: int
     passthrough: bool
     """Whether the kernel can map backing files through the mount (needs one backing file per inode)."""
+    region_file: RegionFile | None
+    """Where files are extents of one file: that file."""
 
     def create(self, ino: Ino) -> None:
         """Make an empty backing for a new regular file; what an unacknowledged create left is emptied."""
 
     def open_backing(self, ino: Ino) -> int:
-        """A new read-write file descriptor on the backing file. The caller closes it."""
+        """A new read-write file descriptor to register as the inode's backing. The caller closes it.
+
+        Where the region cannot be mapped through the mount: one whose mmap the kernel refuses.
+        """
 
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
         """Give memory to every hole in whole blocks around [offset, end), before the change is journaled.
@@ -89,6 +102,9 @@ class Region(Protocol):
 
     def discard(self, inode: Inode) -> None:
         """Give up the memory of an inode that is gone. Idempotent."""
+
+    def release(self, extents: tuple[Extent, ...]) -> None:
+        """Blocks that were cut off a file and belong to nobody now. Nothing, where files have backings."""
 
     def stat(self, inode: Inode) -> BackingStat:
         """Size and memory of one file, as the kernel has them now."""

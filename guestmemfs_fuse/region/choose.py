@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from guestmemfs_fuse.core.errors import UnsupportedError
+from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
-from guestmemfs_fuse.region import memfd, tmpfs
+from guestmemfs_fuse.region import hugetlb, hugetlb_pool, memfd, tmpfs
 from guestmemfs_fuse.region.base import Region
 from guestmemfs_fuse.region.memfd import FdStore
 
@@ -26,6 +27,12 @@ class OpenRegion(Region, Protocol):
     @property
     def metadata_path(self) -> str:
         """Directory of journal and snapshot."""
+
+    def attach(self, state: State) -> None:
+        """Take the state whose files these are, once it is loaded."""
+
+    def holds_data(self) -> bool:
+        """Whether there are files' bytes in the region: then it must not be started afresh."""
 
     def handover_fds(self) -> dict[str, list[int]]:
         """Descriptors a successor needs, by their names in the fd store."""
@@ -41,6 +48,8 @@ def region_is_there(config: InstanceConfig, paths: Paths, received: ReceivedFds 
     """
     if config.kind == "memfd":
         return memfd.MOUNT_NAME in (received or {})
+    if config.kind == "hugetlb":
+        return hugetlb_pool.is_there(paths.region)
     _require_known(config)
     return tmpfs.is_there(paths.region)
 
@@ -52,6 +61,10 @@ def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> Recei
     """
     if config.kind == "memfd":
         return memfd.create(store, config.size_bytes, config.numa_node)
+    if config.kind == "hugetlb":
+        hugetlb_pool.require_pages(config.size_bytes, config.block_bytes, config.numa_node)
+        hugetlb_pool.create(paths.region, config.size_bytes, config.block_bytes)
+        return {}
     _require_known(config)
     tmpfs.create(paths.region, config.size_bytes, config.numa_node)
     return {}
@@ -59,7 +72,9 @@ def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> Recei
 
 def metadata_path(config: InstanceConfig, paths: Paths) -> str:
     """Where an existing region's metadata is, without opening the region."""
-    return paths.metadata if config.kind == "memfd" else os.path.join(paths.region, "metadata")
+    if config.kind in ("memfd", "hugetlb"):
+        return paths.metadata
+    return os.path.join(paths.region, "metadata")
 
 
 def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, store: FdStore) -> OpenRegion:
@@ -67,6 +82,8 @@ def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, sto
     sizes = (config.size_bytes, config.block_bytes, config.numa_node)
     if config.kind == "memfd":
         return memfd.MemfdRegion(received, store, paths.metadata, *sizes)
+    if config.kind == "hugetlb":
+        return hugetlb.HugetlbRegion(paths.region, paths.metadata, config.size_bytes, config.block_bytes)
     _require_known(config)
     return tmpfs.TmpfsRegion(paths.region, *sizes)
 
@@ -76,8 +93,9 @@ def destroy_region(config: InstanceConfig, paths: Paths) -> None:
 
     A memfd region's memory goes with the fd store (the holder's end); here only its metadata does.
     """
-    if config.kind == "memfd":
+    if config.kind in ("memfd", "hugetlb"):
         shutil.rmtree(paths.metadata, ignore_errors=True)
+        hugetlb_pool.destroy(paths.region)
         return
     _require_known(config)
     tmpfs.destroy(paths.region)

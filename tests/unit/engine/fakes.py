@@ -9,7 +9,7 @@ from itertools import count
 from guestmemfs_fuse.core.errors import InterruptedFsError, MetadataWriteError, RegionFullError
 from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.core.state import Inode, new_state
-from guestmemfs_fuse.core.types import BackingId, Ino, round_up
+from guestmemfs_fuse.core.types import BackingId, Extent, Ino, round_up
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionUse, Stop
 
@@ -22,6 +22,7 @@ class MemoryRegion:
     kind = "fake"
     block_bytes = BLOCK
     passthrough = True
+    region_file = None
 
     def __init__(self, size_bytes: int = 16 * BLOCK) -> None:
         self.size_bytes = size_bytes
@@ -69,6 +70,9 @@ class MemoryRegion:
     def extents(self, inode: Inode) -> list[RegionExtent]:
         return [RegionExtent(0, self.memory[inode.ino])]
 
+    def release(self, extents: tuple[Extent, ...]) -> None:
+        pass
+
     def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
         return offset_bytes
 
@@ -104,6 +108,8 @@ class MemoryJournal:
 
 class FakeKernel:
     """`held` are the inodes the kernel knows; `open_ids` the backing ids it has."""
+
+    has_passthrough = True
 
     def __init__(self) -> None:
         self.held: set[Ino] = set()
