@@ -245,6 +245,12 @@ class GuestOperations(pyfuse3.Operations):
 
     @_replies
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        """Also called by pyfuse3 before setxattr, for XATTR_CREATE and XATTR_REPLACE.
+
+        If that setxattr was done by the daemon before us, error 0 makes pyfuse3 answer it with success.
+        """
+        if self._engine.ledger.already_done(self._origin(ctx)) is not None:
+            raise pyfuse3.FUSEError(0)
         if not name.startswith(b"user."):
             raise AttributeUnsupportedError()
         value = (inode_of(self._engine.state, Ino(inode)).xattrs or {}).get(name)
