@@ -87,6 +87,10 @@ class Bench:
         self.servers.append(server)
         return server
 
+    def stop(self) -> None:
+        for server in self.servers:
+            server.close()
+
 
 @contextlib.contextmanager
 def bench(directory: Path) -> Iterator[Bench]:
@@ -104,5 +108,5 @@ def bench(directory: Path) -> Iterator[Bench]:
         stack.callback(os.close, made.fuse_fd)
         device.mount_fuse(made.fuse_fd, str(made.mountpoint), source="channel")
         stack.callback(mount.umount, str(made.mountpoint), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
-        stack.callback(lambda: [server.close() for server in made.servers])
+        stack.callback(made.stop)
         yield made

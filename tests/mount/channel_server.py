@@ -107,6 +107,7 @@ class Ops(pyfuse3.Operations):
     def __init__(self, files: Files) -> None:
         super().__init__()
         self.files = files
+        self.xattrs: dict[tuple[int, bytes], bytes] = {}
         self.relay: Relay
 
     async def lookup(
@@ -140,21 +141,35 @@ class Ops(pyfuse3.Operations):
         tell("open", truncates=bool(flags & os.O_TRUNC))
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode))
 
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self.xattrs[inode, name] = value
+
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if (inode, name) not in self.xattrs:
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return self.xattrs[inode, name]
+
     async def release(self, fh: int) -> None:
         tell("release", fh=fh)
 
 
 async def obey(files: Files, relay: Relay) -> None:
-    """Commands of the test, one a line."""
+    """Commands of the test, one a line, each in a task of its own."""
+
+    async def drain() -> None:
+        tell("drained", left=await relay.drain(timeout_s=5))
+
     stdin = trio.lowlevel.FdStream(os.dup(0))
-    while command := (await stdin.receive_some(100)).strip():
-        if command == b"drain":
-            tell("drained", left=await relay.drain(timeout_s=5))
-        elif command == b"release":
-            files.release.set()
-            files.release = trio.Event()
-        elif command == b"statistics":
-            tell("statistics", **asdict(relay.statistics()))
+    async with trio.open_nursery() as nursery:
+        while commands := await stdin.receive_some(100):
+            for command in commands.split():
+                if command == b"drain":
+                    nursery.start_soon(drain)
+                elif command == b"release":
+                    files.release.set()
+                    files.release = trio.Event()
+                elif command == b"statistics":
+                    tell("statistics", **asdict(relay.statistics()))
 
 
 async def main(fuse_fd: int, backing_dir: str, init: bytes | None, pump: bool) -> None:
