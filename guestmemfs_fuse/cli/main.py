@@ -27,6 +27,7 @@ ENTRIES = (
     Entry("freeze", "freeze:freeze", "Refuse every modification; mmap goes on."),
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
+    Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )
 

@@ -15,6 +15,7 @@ from click.testing import Result
 from guestmemfs_fuse import __version__
 from guestmemfs_fuse.cli import list as list_module
 from guestmemfs_fuse.cli.boundary import DEBUG_VARIABLE, guard
+from guestmemfs_fuse.cli.lazy import Entry
 from guestmemfs_fuse.cli.main import ENTRIES, cli
 from guestmemfs_fuse.core.errors import DaemonError, ExitCode, InstanceBusyError
 
@@ -57,9 +58,9 @@ def test_help_imports_no_command() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_command_loads_and_explains_itself_with_an_example(
-    entry: object, run: Callable[..., Result]
+    entry: Entry, run: Callable[..., Result]
 ) -> None:
-    name = entry.name  # type: ignore[attr-defined]
+    name = entry.name
     assert cli.get_command(click.Context(cli), name) is not None
     done = run(name, "--help")
     assert done.exit_code == 0

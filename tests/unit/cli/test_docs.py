@@ -1,0 +1,102 @@
+"""docs/cli.md has every command, option, exit code, condition and JSON key; nothing there is invented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from guestmemfs_fuse.cli.lazy import Entry
+from guestmemfs_fuse.cli.main import ENTRIES, cli
+from guestmemfs_fuse.cli.sight import Condition
+from guestmemfs_fuse.core.errors import ExitCode
+from guestmemfs_fuse.core.state import new_state
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.metadata.instance import Instance
+from guestmemfs_fuse.region.base import BackingStat
+from tests.unit.cli.fakes import SERVING, FakeDaemon
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TEXT = (REPOSITORY / "docs" / "cli.md").read_text()
+
+
+def _section(title: str) -> str:
+    """The part under the heading that names `title`, up to the next one of that depth."""
+    match = re.search(rf"^### (?:\w+, )?{title}(?:, \w+)?\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert match is not None, f"docs/cli.md has no section {title}"
+    return match[1]
+
+
+def _options(command: click.Command) -> set[str]:
+    parameters = [each for each in command.params if isinstance(each, click.Option)]
+    return {option for each in parameters for option in each.opts + each.secondary_opts}
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_command_has_its_section_with_every_option_and_argument(entry: Entry) -> None:
+    command = entry.load()
+    section = _section(command.name)
+    assert f"guestmemfs {command.name}" in section
+    for option in _options(command):
+        assert f"`{option}`" in section, option
+    for argument in command.params:
+        if isinstance(argument, click.Argument):
+            assert argument.make_metavar(click.Context(command)).strip("[].") in section
+
+
+def test_no_option_is_documented_that_does_not_exist() -> None:
+    known = _options(cli) | {"--help", "--json"}
+    for entry in ENTRIES:
+        known |= _options(entry.load())
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
+
+
+def test_options_of_the_whole_are_documented() -> None:
+    for option in [*_options(cli), "-h", "--help"]:
+        assert f"`{option}`" in TEXT
+
+
+def test_every_exit_code_is_documented() -> None:
+    for code in [*ExitCode, 130]:
+        assert re.search(rf"^\| {int(code)} \|", TEXT, re.MULTILINE), code
+
+
+def test_every_condition_is_documented() -> None:
+    for condition in Condition:
+        assert f"`{condition.value}`" in _section("list")
+
+
+def test_every_key_of_a_file_is_documented() -> None:
+    state = new_state(region_bytes=4 << 20, block_bytes=2 << 20, now_ns=1)
+    row = report._file("/x", state.inodes[Ino(1)], _NoRegion(), [], 0)  # type: ignore[arg-type]
+    for key in [*row, "extents"]:
+        assert f"`{key}`" in _section("map"), key
+
+
+class _NoRegion:
+    """Has nothing to measure."""
+
+    def stat(self, inode: object) -> object:
+        return BackingStat(0, 0)
+
+
+def test_every_key_of_list_and_status_is_documented(
+    make_instance: Callable[..., Instance],
+    daemon: FakeDaemon,
+    see: Callable[..., None],
+    run_json: Callable[..., Any],
+) -> None:
+    make_instance()
+    see(SERVING)
+    daemon.serves()
+    daemon.answers["status"] = {}
+    listed = _section("list")
+    for key in run_json("list")[0]:
+        assert f"`{key}`" in listed, key
+    for key in run_json("status", "guests"):
+        assert f"`{key}`" in _section("status"), key
