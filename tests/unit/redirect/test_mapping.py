@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -70,14 +71,15 @@ class FakeProgram:
         self.made.append(call)
         if self.fail_at == len(self.made) - 1 and call.number not in (arch.SYS_CLOSE, arch.SYS_MUNMAP):
             return -errno.ENOMEM
-        return {
+        calls: dict[int, Callable[..., int]] = {
             arch.SYS_MMAP: self._mmap,
             arch.SYS_MUNMAP: self._munmap,
             arch.SYS_OPENAT: self._openat,
             arch.SYS_CLOSE: self._close,
             arch.SYS_SOCKETPAIR: self._socketpair,
             arch.SYS_RECVMSG: self._recvmsg,
-        }[call.number](*call.arguments)
+        }
+        return calls[call.number](*call.arguments)
 
     def _mmap(self, address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
         if flags & arch.MAP_ANONYMOUS:
