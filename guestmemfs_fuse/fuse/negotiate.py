@@ -17,9 +17,9 @@ from guestmemfs_fuse.fuse.abi import InitFlag
 from guestmemfs_fuse.fuse.wire import Buffer, WireError, reply_header, request_header
 
 # libfuse switches its splice(2) receive path on for minor >= 14 and pyfuse3 cannot turn it off. On a socket
-# that path allocates a pipe full of pages per message (copy_splice_read), a plain read costs one copy of
-# some 80 bytes. 13 differs from 38 for libfuse in nothing else but the length of its INIT reply and ioctl
-# on directories.
+# that path allocates a pipe full of pages per message (copy_splice_read) and costs a second system call: a
+# fifth of an uncached stat. 13 differs from 38 for libfuse in nothing else but the length of its INIT reply
+# and ioctl on directories.
 LIBFUSE_MINOR: Final = 13
 
 # What libfuse may choose from. Left out on purpose: ATOMIC_O_TRUNC (O_TRUNC shall arrive as SETATTR),
