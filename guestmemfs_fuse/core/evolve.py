@@ -272,6 +272,8 @@ def _extents_cut(record: rec.ExtentsCut, state: State) -> None:
 
 @evolve.register
 def _quarantined(record: rec.Quarantined, state: State) -> None:
+    total_blocks = state.region_bytes // state.block_bytes
+    assert all(extent.end <= total_blocks for extent in record.extents), "a block outside the region"
     state.quarantined += record.extents
     if state.free is not None:
         for extent in record.extents:

@@ -28,10 +28,11 @@ def directory_of(state: State, ino: Ino) -> Directory:
 
 
 def lookup(state: State, parent: Ino, name: bytes) -> Inode | None:
-    """The inode an entry leads to, or None. Raises for a name that is too long."""
+    """The inode an entry leads to, or None. Raises for what is no directory, then for a name too long."""
+    directory = directory_of(state, parent)
     if len(name) > NAME_MAX_BYTES:
         raise err.NameTooLongFsError()
-    ino = directory_of(state, parent).get(name)
+    ino = directory.get(name)
     return None if ino is None else state.inodes[ino]
 
 

@@ -14,6 +14,8 @@ from guestmemfs_fuse.core import records as rec
 from guestmemfs_fuse.core.lookup import inode_of, require_user_room
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import (
+    TIME_MAX_NS,
+    TIME_MIN_NS,
     XATTR_CREATE,
     XATTR_INODE_MAX_BYTES,
     XATTR_NAME_MAX_BYTES,
@@ -32,9 +34,16 @@ def set_attrs(command: cmd.SetAttrs, state: State, now_ns: int) -> Records:
     mode = None
     if command.mode is not None:
         mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(command.mode)
-    return (
-        rec.AttrsSet(command.ino, mode, command.uid, command.gid, command.atime_ns, command.mtime_ns, now_ns),
-    )
+    atime_ns, mtime_ns = _storable(command.atime_ns), _storable(command.mtime_ns)
+    return (rec.AttrsSet(command.ino, mode, command.uid, command.gid, atime_ns, mtime_ns, now_ns),)
+
+
+def _storable(time_ns: int | None) -> int | None:
+    """The nearest time that 64 bits of nanoseconds can say (1677 to 2262).
+
+    FUSE passes 64 bits of seconds; a filesystem clamps what it cannot store (utimensat(2), NOTES).
+    """
+    return None if time_ns is None else max(TIME_MIN_NS, min(TIME_MAX_NS, time_ns))
 
 
 def set_xattr(command: cmd.SetXattr, state: State, now_ns: int) -> Records:

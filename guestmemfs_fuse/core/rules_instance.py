@@ -9,8 +9,10 @@ from __future__ import annotations
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core import errors as err
 from guestmemfs_fuse.core import records as rec
+from guestmemfs_fuse.core.evolve import join
 from guestmemfs_fuse.core.lookup import file_of, inode_of
 from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.types import BlockNumber, Extent
 
 Records = tuple[rec.Record, ...]
 
@@ -47,11 +49,17 @@ def close_backing(command: cmd.CloseBacking, state: State, now_ns: int) -> Recor
 
 
 def quarantine(command: cmd.Quarantine, state: State, now_ns: int) -> Records:
-    known = {block for extent in state.quarantined for block in range(extent.start, extent.end)}
-    fresh = tuple(
-        extent for extent in command.extents if not known.issuperset(range(extent.start, extent.end))
-    )
-    return (rec.Quarantined(fresh),) if fresh else ()
+    total_blocks = state.region_bytes // state.block_bytes
+    if any(not 0 <= each.start < each.end <= total_blocks for each in command.extents):
+        raise err.InvalidCallError("a block outside the region")
+    known = _blocks(state.quarantined)
+    fresh = sorted(_blocks(command.extents) - known)
+    extents = join(tuple(Extent(BlockNumber(block), 1) for block in fresh))
+    return (rec.Quarantined(extents),) if extents else ()
+
+
+def _blocks(extents: tuple[Extent, ...]) -> set[int]:
+    return {block for extent in extents for block in range(extent.start, extent.end)}
 
 
 def resize_region(command: cmd.ResizeRegion, state: State, now_ns: int) -> Records:

@@ -111,6 +111,8 @@ def rename(command: cmd.Rename, state: State, now_ns: int) -> Records:
         raise err.InvalidCallError("unknown rename flags")
     moved = existing(state, command.parent, command.name)
     target = lookup(state, command.new_parent, command.new_name)
+    if state.inodes[command.new_parent].nlink == 0:
+        raise err.NoEntryError("the directory was removed")
     _require_no_loop(state, moved, command.new_parent)
     if exchange:
         if target is None:

@@ -36,6 +36,9 @@ XATTR_VALUE_MAX_BYTES: Final = 65_536
 XATTR_INODE_MAX_BYTES: Final = 65_536
 """What all extended attributes of one inode may hold, names and values (the VFS list limit)."""
 
+TIME_MIN_NS: Final = -(1 << 63)
+TIME_MAX_NS: Final = (1 << 63) - 1
+
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 XATTR_CREATE: Final = 1
