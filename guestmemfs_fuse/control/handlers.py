@@ -106,4 +106,8 @@ class Handlers:
     async def layout(self, args: Args, progress: Progress) -> object:
         """{ino} -> where the launcher finds the file's bytes (redirect/layout.py)."""
         inode = inode_of(self._engine.state, Ino(argument(args, "ino", int)))
-        return self._engine.region.layout(inode)
+        layout = self._engine.region.layout(inode)
+        # A kind that can have passthrough has none on a kernel that cannot (before 6.9): the launcher must
+        # know which of the two it is.
+        can = self._engine.kernel.has_passthrough
+        return {**layout, "passthrough": bool(layout["passthrough"]) and can}
