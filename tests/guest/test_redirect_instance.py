@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli import COMMAND, Guestmemfs
+from tests.cli import COMMAND, Guestmemfs, Instance
 from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
 from tests.require import require
-from tests.zoo.rig import PAGE_BYTES, Build
+from tests.zoo.rig import PAGE_BYTES, Build, huge_pages
 
 pytest_plugins = ("tests.zoo.fixtures",)
 
+HUGETLB_MIB = 192
 NOBODY = 65534
 SIZE_MIB = 128
 
@@ -48,7 +53,7 @@ def test_without_the_registry_the_mapping_is_shared_all_the_same_and_a_line_says
     file = guestmemfs.mount().mountpoint / "ram"
     file.touch()
     os.truncate(file, PAGE_BYTES)
-    command = [COMMAND, "run", "--", zoo("mapper"), "wp", file, "0", str(PAGE_BYTES)]
+    command = [str(COMMAND), "run", "--", str(zoo("mapper")), "wp", str(file), "0", str(PAGE_BYTES)]
     environment = {**os.environ, "GUESTMEMFS_RUN_DIR": str(private_dir / "elsewhere")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -69,7 +74,7 @@ def test_another_user_may_launch_too(guestmemfs: Guestmemfs, zoo: Build) -> None
     with open(zoo("mapper"), "rb") as program, open(file, "r+b") as opened:
         fds = (program.fileno(), opened.fileno())
         paths = [f"/proc/self/fd/{fd}" for fd in fds]
-        command = [*as_nobody, COMMAND, "run", "--", paths[0], "wp", paths[1], "0", str(PAGE_BYTES)]
+        command = [*as_nobody, str(COMMAND), "run", "--", paths[0], "wp", paths[1], "0", str(PAGE_BYTES)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, pass_fds=fds)
     assert done.returncode == 0, done.stderr
     assert written(file)
@@ -90,6 +95,56 @@ def test_a_traced_script_may_start_the_instance_it_uses(
     assert written(file)
     pid = int(guestmemfs.json("status", "script")["daemon_pid"])
     assert "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text()
+
+
+# -- hugetlb -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hugetlb(guestmemfs: Guestmemfs) -> Iterator[Instance]:
+    """A 192 MiB instance of 2M pages, with room for one guest and a few small files."""
+    with huge_pages(HUGETLB_MIB * (1 << 20) // PAGE_BYTES):
+        yield guestmemfs.mount("huge", "--region", "hugetlb", size=f"{HUGETLB_MIB}M")
+        guestmemfs.destroy_all()  # before the pages are taken from the pool
+
+
+def new_file(path: Path, pages: int) -> Path:
+    path.touch()
+    os.truncate(path, pages * PAGE_BYTES)
+    return path
+
+
+def scattered_file(instance: Instance, pages: int) -> Path:
+    """A file of at least two extents: it gets the holes that a full region's removed files leave."""
+    filler = [
+        new_file(instance.mountpoint / f"filler{number}", pages // 2)
+        for number in range(HUGETLB_MIB * (1 << 20) // PAGE_BYTES // (pages // 2))
+    ]
+    for path in filler[::2]:
+        path.unlink()
+    return new_file(instance.mountpoint / "ram", pages)
+
+
+def test_a_hugetlb_file_is_mapped_by_run_and_by_nothing_else(hugetlb: Instance, zoo: Build) -> None:
+    file = scattered_file(hugetlb, 8)
+    mapper = [zoo("mapper"), "w", file, 0, 8 * PAGE_BYTES]
+    bare = subprocess.run([str(each) for each in mapper], capture_output=True, text=True)
+    assert bare.stdout == "error ENODEV, 0 left\n"
+    done = hugetlb.cli.run("run", "--", *mapper)
+    assert (done.stdout.split()[:3], done.stderr) == (["mapped", "aligned", "2"], "")
+    done = hugetlb.cli.run("run", "--", zoo("statter"), file)
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["958458f6", str(PAGE_BYTES)]] * 2
+
+
+def test_what_one_program_writes_the_next_one_maps(hugetlb: Instance, zoo: Build) -> None:
+    file = scattered_file(hugetlb, 8)
+    hugetlb.cli.run("run", "--", zoo("mapper"), "wp", file, 0, 8 * PAGE_BYTES)
+    code = (
+        "import mmap,sys; f=open(sys.argv[1],'r+b'); m=mmap.mmap(f.fileno(), 8<<21);"
+        "print(*(m[(i<<21)+4:(i<<21)+8].decode() for i in range(8)))"
+    )
+    done = hugetlb.cli.run("run", "--", sys.executable, "-c", code, file)
+    assert done.stdout == " ".join(["!wr!"] * 8) + "\n"
 
 
 class PlainGuest(Guest):
@@ -129,3 +184,19 @@ def test_the_ram_of_plain_mem_path_is_in_the_file_and_qemu_is_let_go(
         assert guest.complaints() == []
         (row,) = guestmemfs.json("status", instance.name)["files"]
         assert [each["pid"] for each in row["mapped_by"]] == [guest.pid]
+
+
+def test_a_guest_on_hugetlb_outlives_its_daemon(
+    hugetlb: Instance, boot: BootFiles, private_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUESTMEMFS_RUN_DIR", str(hugetlb.cli.run_dir))
+    file = hugetlb.mountpoint / "ram"
+    with PlainGuest(boot, private_dir, file, SIZE_MIB) as guest:
+        guest.start()
+        smaps = Path(f"/proc/{guest.pid}/smaps").read_text()
+        sizes = re.findall(r"/region$.*?^KernelPageSize: +(\d+) kB", smaps, re.M | re.S)
+        assert sizes and set(sizes) == {"2048"}
+        os.kill(hugetlb.daemon_pid, signal.SIGKILL)
+        guest.wait_progress()
+        assert guest.complaints() == []
+        assert guest.pattern_now() == guest.pattern_at_boot()
