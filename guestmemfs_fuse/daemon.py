@@ -113,7 +113,8 @@ class Daemon:
 
     def _build(self, connection: Connection) -> None:
         storage = self._storage
-        self._engine = Engine(storage.state, storage.store, storage.region, FuseKernel(connection.fd))
+        kernel = FuseKernel(connection.fd, lambda: self._relay.init_flags)
+        self._engine = Engine(storage.state, storage.store, storage.region, kernel)
         self._engine.ledger.on_commit = storage.note_commit
         self._relay = Relay(connection.fd, EngineHooks(self._engine), self._session_started)
         self._cleanup.callback(self._relay.close)
@@ -142,6 +143,8 @@ class Daemon:
                 self._stall_ns = time.monotonic_ns() - self._word.drained_ns
             self._notifier.ready()
             log.info("serving %s, generation %d", self._config.mountpoint, self._engine.state.generation)
+            if not self._engine.kernel.has_passthrough:
+                log.warning("this kernel has no FUSE passthrough: start VMMs with `guestmemfs run`")
             await self._leave.wait()
             self._run_state = RunState.LEAVING
             nursery.cancel_scope.cancel()

@@ -6,18 +6,25 @@ Called by the engine; built by the daemon.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from guestmemfs_fuse.core.types import BackingId, Ino
 from guestmemfs_fuse.fuse import device
+from guestmemfs_fuse.fuse.abi import InitFlag
 
 
 class FuseKernel:
     """Asks and tells the kernel about inodes of one /dev/fuse connection. Does not own the descriptor."""
 
-    def __init__(self, fuse_fd: int) -> None:
+    def __init__(self, fuse_fd: int, agreed: Callable[[], InitFlag]) -> None:
+        """agreed: what INIT was negotiated to (Relay.init_flags)."""
         self._fuse_fd = fuse_fd
-        self.has_passthrough = True
-        """Set by the daemon once INIT was negotiated."""
+        self._agreed = agreed
+
+    @property
+    def has_passthrough(self) -> bool:
+        """See Kernel.has_passthrough."""
+        return InitFlag.PASSTHROUGH in self._agreed()
 
     def backing_open(self, backing_fd: int) -> BackingId:
         """See Kernel.backing_open."""
