@@ -112,8 +112,10 @@ def open_storage(
     os.makedirs(region.metadata_path, mode=0o700, exist_ok=True)
     files = DirectoryFiles(region.metadata_path)
     uuid = UUID(config.uuid_hex)
+    # Where memory outlives the kernel, so must what was acknowledged.
+    durability = metadata.Durability.POWER if config.kind == "dax" else metadata.Durability.KILL
     if metadata.exists(files):
-        opened = metadata.Store.open(files, uuid, warm=ahead)
+        opened = metadata.Store.open(files, uuid, durability=durability, warm=ahead)
         for remark in opened.report.remarks:
             log.warning("%s", remark)
         region.attach(opened.state)
@@ -130,4 +132,6 @@ def open_storage(
         extents=config.kind == "hugetlb",
     )
     region.attach(state)
-    return Storage(region, files, metadata.Store.create(files, uuid, state), state, uuid)
+    return Storage(
+        region, files, metadata.Store.create(files, uuid, state, durability=durability), state, uuid
+    )

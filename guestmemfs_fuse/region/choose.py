@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Protocol
 
-from guestmemfs_fuse.core.errors import UnsupportedError
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
-from guestmemfs_fuse.region import hugetlb, hugetlb_pool, memfd, tmpfs
+from guestmemfs_fuse.region import dax, hugetlb, hugetlb_pool, memfd, tmpfs
 from guestmemfs_fuse.region.base import Region
 from guestmemfs_fuse.region.memfd import FdStore
 
@@ -50,7 +49,8 @@ def region_is_there(config: InstanceConfig, paths: Paths, received: ReceivedFds 
         return memfd.MOUNT_NAME in (received or {})
     if config.kind == "hugetlb":
         return hugetlb_pool.is_there(paths.region)
-    _require_known(config)
+    if config.kind == "dax":
+        return os.path.isdir(os.path.join(paths.region, "data"))
     return tmpfs.is_there(paths.region)
 
 
@@ -65,8 +65,10 @@ def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> Recei
         hugetlb_pool.require_pages(config.size_bytes, config.block_bytes, config.numa_node)
         hugetlb_pool.create(paths.region, config.size_bytes, config.block_bytes)
         return {}
-    _require_known(config)
-    tmpfs.create(paths.region, config.size_bytes, config.numa_node)
+    if config.kind == "dax":
+        dax.create(paths.region, config.size_bytes)
+    else:
+        tmpfs.create(paths.region, config.size_bytes, config.numa_node)
     return {}
 
 
@@ -84,7 +86,8 @@ def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, sto
         return memfd.MemfdRegion(received, store, paths.metadata, *sizes)
     if config.kind == "hugetlb":
         return hugetlb.HugetlbRegion(paths.region, paths.metadata, config.size_bytes, config.block_bytes)
-    _require_known(config)
+    if config.kind == "dax":
+        return dax.DaxRegion(paths.region, *sizes)
     return tmpfs.TmpfsRegion(paths.region, *sizes)
 
 
@@ -97,10 +100,6 @@ def destroy_region(config: InstanceConfig, paths: Paths) -> None:
         shutil.rmtree(paths.metadata, ignore_errors=True)
         hugetlb_pool.destroy(paths.region)
         return
-    _require_known(config)
     tmpfs.destroy(paths.region)
-
-
-def _require_known(config: InstanceConfig) -> None:
-    if config.kind != "tmpfs":
-        raise UnsupportedError(f"region kind {config.kind} is not available yet", hint="use --region tmpfs")
+    if config.kind == "dax":
+        shutil.rmtree(paths.region, ignore_errors=True)
