@@ -52,6 +52,7 @@ def mount_instance(wishes: Wishes) -> Instance:
     """
     host = this_host()
     mountpoint = registry.resolve_path(wishes.mountpoint, _all_mountpoints())
+    wishes = _beside_its_memory(wishes, mountpoint)
     while True:
         where = _find(wishes, mountpoint)
         done = (_mount_first if where.stored is None else _mount_again)(where, wishes, host)
@@ -121,6 +122,15 @@ def _find(wishes: Wishes, mountpoint: str) -> Where:
         )
     state_dir = registered if wishes.state_dir is None else registry.resolve_path(wishes.state_dir)
     return Where(name, mountpoint, Paths(state_dir), stored)
+
+
+def _beside_its_memory(wishes: Wishes, mountpoint: str) -> Wishes:
+    """A dax instance keeps its state on the dax filesystem: there it is found again after a kexec."""
+    dax_dir = _dax_dir(wishes)
+    if dax_dir is None or wishes.state_dir is not None:
+        return wishes
+    name = wishes.name or _name_of(mountpoint)
+    return replace(wishes, state_dir=os.path.join(dax_dir, name))
 
 
 def _load(state_dir: str) -> InstanceConfig | None:
