@@ -7,6 +7,7 @@ by tests of replay.
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def _links(state: State, inode: Inode, names: int, subdirectories: int) -> Itera
         yield Problem("wrong-nlink", inode.ino, f"link count {inode.nlink}, should be {expected}")
     if (inode.nlink == 0) != (inode.ino in state.orphans):
         yield Problem("wrong-orphan", inode.ino, "the orphan list and the link count disagree")
+    if stat.S_ISDIR(inode.mode) != inode.is_dir:
+        yield Problem("wrong-type", inode.ino, f"its mode {inode.mode:#o} and its content disagree")
     if inode.size_bytes < 0 or inode.prealloc_bytes < 0:
         yield Problem("wrong-size", inode.ino, "a negative size")
 

@@ -26,6 +26,7 @@ from guestmemfs_fuse.core.types import BlockNumber, Cookie, Extent, Ino, Unique,
 
 Item = tuple[Any, ...]
 
+MODE_MAX: Final = 0xFFFF_FFFF
 _OPTIONAL_INT: Final = (int, NoneType)
 _OPTIONAL_TUPLE: Final = (tuple, NoneType)
 _HEADER_SHAPES: Final = frozenset(
@@ -130,8 +131,8 @@ def _load_session(item: Item) -> Session:
 
 def _load_inodes(items: Iterable[Item], state: State) -> None:
     """Add every inode; the hot loop of a restart. Equal numbers become one object: half the memory."""
-    inodes, usage, shared = state.inodes, state.user, dict[int, int]()
-    same = shared.setdefault
+    inodes, usage = state.inodes, state.user
+    modes, same = dict[int, int](), dict[int, int]().setdefault
     for item in items:
         if tuple(map(type, item)) not in _INODE_SHAPES:
             raise ValueError("an inode's fields have wrong types")
@@ -139,10 +140,14 @@ def _load_inodes(items: Iterable[Item], state: State) -> None:
         target, xattrs, pinned, mark, backing_id, extents, directory = item[11:]
         if ino in inodes:
             raise CorruptMetadataError(f"inode {ino} stands twice in the image")
+        if mode not in modes:
+            if not 0 <= mode <= MODE_MAX:
+                raise ValueError(f"inode {ino} has mode {mode:#o}")
+            modes[mode] = mode
         mtime_ns = atime_ns if mtime_ns == atime_ns else mtime_ns
         inode = Inode(
             ino,
-            same(mode, mode),
+            modes[mode],
             same(uid, uid),
             same(gid, gid),
             nlink,
