@@ -78,6 +78,7 @@ def test_script_goes_on_after_kexec(kernel: str) -> None:
     assert result.files["1"] != result.files["2"]
 
 
+@pytest.mark.vm_full
 def test_failure_after_kexec_names_its_phase() -> None:
     with pytest.raises(VmTestFailed, match="phase 2") as caught:
         run_in_vm(KERNEL, phases=["true", "false"])
