@@ -90,8 +90,9 @@ def test_qemu_boots_on_huge_pages_and_is_let_go(
     is_shared: bool,
 ) -> None:
     file = region.file("ram", *runs)
-    with RedirectedGuest(boot, private_dir, file, SIZE_MIB) as guest:
-        guest.redirect(region, is_plain=is_plain)
+    guest = RedirectedGuest(boot, private_dir, file, SIZE_MIB)
+    guest.redirect(region, is_plain=is_plain)
+    with guest:
         guest.start(is_shared=is_shared)
         found = mappings(guest.pid, region.region_path)
         assert [each.offset // PAGE_BYTES for each in found] == [first for first, _ in runs]
@@ -104,7 +105,6 @@ def test_qemu_boots_on_huge_pages_and_is_let_go(
         assert guest.pattern_now() == guest.pattern_at_boot()
         said = guest.qemu_log.read_text()
         assert said.count("guestmemfs run: ") == 2, said
-        print(said)
 
 
 def status(pid: int) -> str:
@@ -112,15 +112,16 @@ def status(pid: int) -> str:
 
 
 def test_two_backends_with_slow_preallocation_are_both_redirected(
-    region: FakeMount, boot: BootFiles, private_dir: Path
+    region: FakeMount, boot: BootFiles, private_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = region.file("first", (0, 32)), region.file("second", (40, 32))
-    with RedirectedGuest(boot, private_dir, first, SIZE_MIB) as guest:
-        guest.redirect(region, ("--until", "2"), is_plain=True)
-        command = guest.command()
-        at = command.index("-mem-path")
-        command[at:] = numa_of_two(first, second)
-        guest.command = lambda *, is_shared=True: command  # type: ignore[method-assign]
+    guest = RedirectedGuest(boot, private_dir, first, SIZE_MIB)
+    guest.redirect(region, ("--until", "2"), is_plain=True)
+    command = guest.command()
+    at = command.index("-mem-path")
+    command[at:] = numa_of_two(first, second)
+    monkeypatch.setattr(guest, "command", lambda *, is_shared=True: command)
+    with guest:
         guest.start()
         assert len(mappings(guest.pid, region.region_path)) == 2
         assert wait_until(lambda: "TracerPid:\t0\n" in status(guest.pid), LET_GO_S)
