@@ -345,6 +345,10 @@ def sendfile_out_of(fd: int, count: int = 4) -> int:
         return os.sendfile(ours.fileno(), fd, 0, count)
 
 
+def sendfile_between(source_fd: int, target_fd: int, count: int = 4) -> int:
+    return os.sendfile(target_fd, source_fd, 0, count)
+
+
 def sendfile_into(fd: int, count: int = 4) -> int:
     """sendfile(2) from a memfd into `fd`."""
     source = _filled_memfd(count)
@@ -683,15 +687,15 @@ def times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:
 def past_times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:
     """Set access and modification times well into the past, and come back when the clock has moved on.
 
-    The kernel's coarse clock ticks every few milliseconds: a change within the tick of the last one could
-    not be told from none.
+    The kernel may stamp from its coarse clock, which ticks every few milliseconds and lags behind the
+    fine one: a change could not be told from none before the coarse clock has passed the last stamp.
     """
     for path in paths:
         if os.path.lexists(path):
             os.utime(path, ns=(10**18, 10**18 + 1), follow_symlinks=False)
     before = times(paths)
-    clock = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) == clock:
+    last = max(stamps[2] for stamps in before.values() if stamps is not None)
+    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= last:
         pass
     return before
 

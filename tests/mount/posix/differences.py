@@ -7,6 +7,7 @@ this table, and the suite fails when an entry is no longer true.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,52 @@ class Difference:
     reason: str
 
 
-DATA = "No data by system call"
+# Calls that carry data: (title, call, arguments after the descriptor, (how many bytes tmpfs says, whether the
+# file is as it was)). Each of them is a difference: the mount answers EINVAL, and the file is as it was.
+DATA_CALLS: Final[tuple[tuple[str, str, tuple[object, ...], tuple[object, bool]], ...]] = (
+    ("read", "read", (10,), (10, True)),
+    ("read of all", "read", (100_000,), (8192, True)),
+    ("pread", "pread", (10, 6), (10, True)),
+    ("pread at the end", "pread", (10, 8192), (0, True)),
+    ("readv", "readv", (10,), (10, True)),
+    ("write", "write", (b"data",), (4, False)),
+    ("write of a page", "write", (b"p" * 4096,), (4096, False)),
+    ("write of much", "write", (b"m" * 100_000,), (100_000, False)),
+    ("pwrite", "pwrite", (b"data", 100), (4, False)),
+    ("pwrite behind the end", "pwrite", (b"data", 100_000), (4, False)),
+    ("writev", "writev", (b"data",), (4, False)),
+    ("sendfile out of it", "sendfile_out_of", (), (4, True)),
+    ("sendfile into it", "sendfile_into", (), (4, False)),
+    ("splice out of it", "splice_out_of", (), (4, True)),
+    ("splice into it", "splice_into", (), (4, False)),
+)
 
-DIFFERENCES: dict[str, Difference] = {}
+_DATA: Final = "No data by system call"
+_MEMORY: Final = "Memory is allocated when a file grows"
+_HUGE: Final = "Mappings are of huge pages"
+_XATTRS: Final = "Only user attributes"
+_TIMES: Final = "Times"
+_RENAME: Final = "No whiteouts"
+
+_DIFFERENCES: Final[tuple[tuple[str, object, str], ...]] = (
+    *((f"data: {title}", ("EINVAL", True), _DATA) for title, *_ in DATA_CALLS),
+    ("data: read of an empty file", "EINVAL", _DATA),
+    ("data: append", ("EINVAL", 0), _DATA),
+    ("data: copy between two files of the mount", "EINVAL", _DATA),
+    ("data: a file sent to another of the mount", "EINVAL", _DATA),
+    ("data: a write takes the setuid bit", ("6777", "EINVAL"), _DATA),
+    ("truncate: to more than the filesystem holds", "ENOSPC", _MEMORY),
+    ("truncate: to more than a file can hold", "EFBIG", _MEMORY),
+    ("truncate: touching the page behind the end is a bus error", "none", _HUGE),
+    ("truncate: bytes stored behind the end show when the file grows", bytes(100), _HUGE),
+    ("truncate: times of setting the size it has", {"d/f": "mc"}, _TIMES),
+    ("utimensat: to the year 2500", ((9223372036, 854775807),) * 2, _TIMES),
+    ("rename: leaving a whiteout", "EINVAL", _RENAME),
+    ("xattr: set a trusted one", "EOPNOTSUPP", _XATTRS),
+    ("xattr: set a security one", "EOPNOTSUPP", _XATTRS),
+    ("xattr: get a trusted one that is missing", "EOPNOTSUPP", _XATTRS),
+    ("xattr: get a security one that is missing", "EOPNOTSUPP", _XATTRS),
+    ("xattr: get an access list that is missing", "EOPNOTSUPP", _XATTRS),
+)
+
+DIFFERENCES: Final = {check: Difference(ours, reason) for check, ours, reason in _DIFFERENCES}

@@ -15,7 +15,6 @@ or what differences.py says instead. A refused call must moreover have changed n
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, Final
 import pytest
 
 from tests.mount.posix.differences import DIFFERENCES
-from tests.mount.posix.tree import IDENTITIES, Place, Tree
+from tests.mount.posix.tree import ERRNO_NAMES, IDENTITIES, Place, Tree
 
 AS_CONTROL: Final = object()
 """An answer that is whatever the control says."""
@@ -143,7 +142,7 @@ def _single(call: Call) -> Callable[[Tree], object]:
     def run(tree: Tree) -> object:
         before = tree.snapshot()
         answer = call.answer(tree)
-        if isinstance(answer, str) and answer in errno.errorcode.values():
+        if isinstance(answer, str) and answer in ERRNO_NAMES.values():
             after = tree.snapshot()
             if before != after:
                 changed = sorted(set(before.items()) ^ set(after.items()), key=repr)
@@ -157,7 +156,7 @@ def _timed(call: Call, watched: dict[str, str]) -> Callable[[Tree], object]:
     def run(tree: Tree) -> object:
         before = tree.past_times(list(watched))
         answer = call.answer(tree)
-        if isinstance(answer, str) and answer in errno.errorcode.values():
+        if isinstance(answer, str) and answer in ERRNO_NAMES.values():
             return answer
         after = tree.times(list(watched))
         return {

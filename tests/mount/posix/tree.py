@@ -25,6 +25,7 @@ from typing import Any, Final
 from tests.mount.posix.user import ALICE, BOB, MATE, ROOT, Identity, User
 
 IDENTITIES: Final = {each.name: each for each in (ROOT, ALICE, BOB, MATE)}
+ERRNO_NAMES: Final = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 _WORD: Final = re.compile(
     r"(?P<name>[^|=:+~@>]+?)(?P<kind>/|\||=|->(?P<target>[^~@]+))?(?P<size>:\d+)?"
     r"(?P<second>\+[^~@]+)?(?P<mode>~[0-7]+)?(?P<owner>@\w+)?"
@@ -42,7 +43,7 @@ class Tries:
             try:
                 value = self._make(name, *args, **kwargs)
             except OSError as error:
-                return errno.errorcode[error.errno or 0]
+                return ERRNO_NAMES[error.errno or 0]
             return "ok" if value is None else value
 
         return attempt
