@@ -25,7 +25,7 @@ from guestmemfs_fuse.core.errors import (
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Extent, Ino, round_down, round_up
 from guestmemfs_fuse.linux import coverage, memory
-from guestmemfs_fuse.region import host_memory
+from guestmemfs_fuse.region import host_memory, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 
 PIECE_BYTES: Final = 256 << 20
@@ -157,8 +157,14 @@ class BackingFiles(ABC):
         """See Region.settle."""
         with self._opened(inode.ino) as fd:
             self._trim(fd, inode)
-            if os.fstat(fd).st_size != inode.size_bytes:
-                os.ftruncate(fd, inode.size_bytes)
+            had_bytes = os.fstat(fd).st_size
+            if had_bytes == inode.size_bytes:
+                return
+            os.ftruncate(fd, inode.size_bytes)
+            if had_bytes < inode.size_bytes:
+                tail.clear(fd, had_bytes, inode.size_bytes, self.block_bytes)
+            else:
+                tail.mend(fd, inode.size_bytes, self.block_bytes)
 
     def _trim(self, fd: int, inode: Inode) -> None:
         """Give back memory behind the blocks the inode reaches, which a cut or a crash left."""
