@@ -6,14 +6,18 @@ Called by the relay; built by the daemon.
 from __future__ import annotations
 
 import stat
+from typing import Final
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import InvalidCallError
+from guestmemfs_fuse.core.errors import InvalidCallError, NoDataThereError
 from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.fuse.attributes import attributes_of
 from guestmemfs_fuse.fuse.hooks import Request, TmpfileReply
+
+_OFFSET_MAX: Final = (1 << 63) - 1
+"""An offset is signed for the caller and unsigned in struct fuse_lseek_in."""
 
 
 class EngineHooks:
@@ -43,6 +47,8 @@ class EngineHooks:
         inode = inode_of(self._engine.state, Ino(request.nodeid))
         if not inode.is_file:
             raise InvalidCallError()
+        if offset > _OFFSET_MAX:
+            raise NoDataThereError("before the start")
         return self._engine.region.seek(inode, offset, whence)
 
     async def tmpfile(self, request: Request, mode: int, flags: int, umask: int) -> TmpfileReply:
