@@ -35,13 +35,19 @@ class Offline:
 
 @contextmanager
 def opened(instance: Instance) -> Iterator[Offline]:
-    """Read the metadata and attach the region. Raises MetadataError, OSError."""
-    if instance.config.kind == "memfd":
-        yield Offline(_state(instance, instance.paths.metadata), None)
+    """Read the metadata and open the region. Raises MetadataError, OSError.
+
+    The region does not get the state (OpenRegion.attach): it would act on it, and a daemon may start and
+    change things at any moment.
+    """
+    config, paths = instance.config, instance.paths
+    state = _state(instance)
+    if config.kind == "memfd":
+        yield Offline(state, None)
         return
-    region = choose.open_region(instance.config, instance.paths, {}, Notifier(None))
+    region = choose.open_region(config, paths, {}, Notifier(None))
     try:
-        yield Offline(_state(instance, region.metadata_path), region)
+        yield Offline(state, region)
     finally:
         region.close()
 
@@ -57,21 +63,28 @@ def whole_report(offline: Offline) -> dict[str, Any]:
     state, region = offline.state, offline.region
     listed = report.listing(state)
     if region is None:
-        size_bytes = sum(round_up(inode.size_bytes, state.block_bytes) for _path, inode in listed)
-        figures = {
-            "kind": "memfd",
-            "size_bytes": state.region_bytes,
-            "block_bytes": state.block_bytes,
-            "used_bytes": size_bytes,
-            "free_bytes": max(0, state.region_bytes - size_bytes),
-        }
+        used_bytes = sum(round_up(inode.size_bytes, state.block_bytes) for _path, inode in listed)
         rows = [_unmeasured(path, inode.ino, inode.size_bytes, inode.pinned) for path, inode in listed]
-        return {"region": figures, "huge": {"bytes": None, "fraction": None}, "files": rows}
+        huge = {"bytes": None, "fraction": None}
+        return {"region": _figures("memfd", state, used_bytes), "huge": huge, "files": rows}
     rows = report.files(listed, report.devices_of(state, served=False), region)
+    figures = report.region_figures(state, region) if state.free is None else _accounted(region.kind, state)
+    return {"region": figures, "huge": report.huge_figures(rows), "files": rows}
+
+
+def _accounted(kind: str, state: State) -> dict[str, Any]:
+    """A region whose blocks are all in the metadata."""
+    assert state.free is not None
+    return _figures(kind, state, state.region_bytes - state.free.free_blocks * state.block_bytes)
+
+
+def _figures(kind: str, state: State, used_bytes: int) -> dict[str, Any]:
     return {
-        "region": report.region_figures(state, region),
-        "huge": report.huge_figures(rows),
-        "files": rows,
+        "kind": kind,
+        "size_bytes": state.region_bytes,
+        "block_bytes": state.block_bytes,
+        "used_bytes": used_bytes,
+        "free_bytes": max(0, state.region_bytes - used_bytes),
     }
 
 
@@ -81,8 +94,8 @@ def _unmeasured(path: str, ino: int, size_bytes: int, pinned: bool) -> dict[str,
     return {**row, **dict.fromkeys(measured), "mapped_by": []}
 
 
-def _state(instance: Instance, metadata_path: str) -> State:
-    files = DirectoryFiles(metadata_path)
+def _state(instance: Instance) -> State:
+    files = DirectoryFiles(choose.metadata_path(instance.config, instance.paths))
     try:
         return store.read_only_view(files, UUID(instance.config.uuid_hex)).state
     finally:
