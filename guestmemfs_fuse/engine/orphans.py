@@ -33,10 +33,23 @@ class Orphans:
         self._region = region
         self._kernel = kernel
         self._backings = backings
+        self._unborn: set[int] = set()
         self.reaped = 0
+
+    def expected(self, ino: Ino) -> None:
+        """An inode was made without a name (O_TMPFILE): the kernel will hold it once it has our reply.
+
+        Until its FORGET comes, that the kernel does not know it means only that the reply is on its way.
+        """
+        self._unborn.add(ino)
 
     def forgotten(self, inos: Iterable[int]) -> None:
         """The kernel dropped references: give back backing ids, reap what has no name."""
+        listed = list(inos)
+        self._unborn.difference_update(listed)
+        self._reap_unused(listed)
+
+    def _reap_unused(self, inos: Iterable[int]) -> None:
         state = self._ledger.state
         for number in inos:
             inode = state.inodes.get(Ino(number))
@@ -50,7 +63,7 @@ class Orphans:
     def sweep(self) -> int:
         """Reap every orphan the kernel does not hold; returns how many."""
         before = self.reaped
-        self.forgotten(list(self._ledger.state.orphans))
+        self._reap_unused(self._ledger.state.orphans - self._unborn)
         return self.reaped - before
 
     def _is_mapped(self, inode: Inode) -> bool:

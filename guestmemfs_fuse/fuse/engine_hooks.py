@@ -57,6 +57,7 @@ class EngineHooks:
             Ino(request.nodeid), b"", stat.S_IFREG | stat.S_IMODE(mode), request.uid, request.gid
         )
         ino = self._engine.make(command, request)
+        self._engine.orphans.expected(ino)
         self._engine.backings.ensure(ino)
         inode = inode_of(self._engine.state, ino)
         return TmpfileReply(attributes_of(inode, self._engine.region), ino)

@@ -129,6 +129,15 @@ def test_an_orphan_stays_while_the_kernel_holds_it() -> None:
     assert ino not in bench.region.sizes
 
 
+def test_regression_a_nameless_file_is_not_reaped_before_the_kernel_has_it() -> None:
+    bench = Bench()
+    ino = bench.engine.make(cmd.Make(ROOT_INO, b"", stat.S_IFREG | 0o600, 0, 0))
+    bench.engine.orphans.expected(ino)
+    assert bench.engine.orphans.sweep() == 0
+    bench.engine.orphans.forgotten([ino])
+    assert ino not in bench.engine.state.inodes
+
+
 def test_one_backing_id_per_inode_until_the_kernel_forgets_it() -> None:
     bench = Bench()
     ino = make_file(bench)
