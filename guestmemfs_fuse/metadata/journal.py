@@ -18,7 +18,12 @@ from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
-from guestmemfs_fuse.core.errors import CorruptMetadataError, MetadataError, ReadOnlyInstanceError
+from guestmemfs_fuse.core.errors import (
+    CorruptMetadataError,
+    MetadataError,
+    MetadataFullError,
+    ReadOnlyInstanceError,
+)
 from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.metadata import atomic, codec
 from guestmemfs_fuse.metadata.files import AppendFile, Files
@@ -132,16 +137,19 @@ class Segment:
         file = atomic.begin(files, segment_name(first_sequence), [header])
         return cls(file, seed_of(header), first_sequence, first_sequence, HEADER_BYTES)
 
-    def append(self, transaction: Transaction, *, sync: bool) -> int:
+    def append(self, transaction: Transaction, *, sync: bool, most_bytes: int | None = None) -> int:
         """Write one transaction and return its sequence.
 
-        sync: also fdatasync. Raises MetadataFullError or MetadataWriteError (nothing was written, what
-        was is cut back), ReadOnlyInstanceError when the segment is broken.
+        sync: also fdatasync; most_bytes: refuse a frame longer than this. Raises MetadataFullError or
+        MetadataWriteError (nothing was written, what was is cut back), ReadOnlyInstanceError when the
+        segment is broken.
         """
         if self.broken is not None:
             raise ReadOnlyInstanceError(self.broken)
         sequence = self.next_sequence
         frame = pack_frame(self._seed, sequence, codec.encode(transaction))
+        if most_bytes is not None and len(frame) > most_bytes:
+            raise MetadataFullError("the journal is being folded", hint="try again in a moment")
         try:
             if self._file.write(frame) != len(frame):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

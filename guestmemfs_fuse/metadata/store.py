@@ -22,7 +22,13 @@ from enum import Enum
 from typing import Final
 from uuid import UUID
 
-from guestmemfs_fuse.core.errors import FsError, MetadataError, ReadOnlyInstanceError, UsageError
+from guestmemfs_fuse.core.errors import (
+    FsError,
+    MetadataError,
+    MetadataFullError,
+    ReadOnlyInstanceError,
+    UsageError,
+)
 from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata import atomic, chain, compact, journal, snapshot
@@ -35,6 +41,13 @@ COMPACT_MIN_BYTES: Final = 1 << 20
 COMPACT_SHARE: Final = 4
 """A journal is folded when it is longer than COMPACT_MIN_BYTES and than 1/COMPACT_SHARE of the snapshot:
 the work of folding is then a constant per change, however large the state is."""
+
+PRESSED_BYTES: Final = 64 << 20
+PRESSED_SHARE: Final = 2
+LARGE_FRAME_BYTES: Final = 4096
+"""A journal longer than PRESSED_BYTES and than PRESSED_SHARE snapshots grows faster than it is folded:
+somebody writes large attributes in a loop. Frames above LARGE_FRAME_BYTES are refused until a fold is
+through, so that everybody else's small changes, and the next snapshot, still find room."""
 
 CHEAP_INODES: Final = 5_000
 """So many inodes are written as a snapshot in a few ten milliseconds."""
@@ -183,14 +196,18 @@ class Store:
     def append(self, transaction: Transaction) -> int:
         """Write one transaction and return its sequence.
 
-        Blocks for one write(2), and an fdatasync(2) with Durability.POWER. Raises MetadataFullError or
-        MetadataWriteError (nothing was written), ReadOnlyInstanceError when the store is broken.
+        Blocks for one write(2), and an fdatasync(2) with Durability.POWER. Raises MetadataFullError (no
+        room, or a large transaction while the store is `pressed`) or MetadataWriteError: nothing was
+        written; ReadOnlyInstanceError when the store is broken.
         """
         began_ns = time.perf_counter_ns()
+        most_bytes = LARGE_FRAME_BYTES if self.pressed else None
         try:
-            sequence = self._segment.append(transaction, sync=self._sync_each)
-        except BaseException:
+            sequence = self._segment.append(transaction, sync=self._sync_each, most_bytes=most_bytes)
+        except FsError as error:
             self._append_failures += 1
+            if isinstance(error, MetadataFullError):
+                self._due_at_bytes = 0  # folding makes room
             raise
         self._appends += 1
         self._append_ns_sum += time.perf_counter_ns() - began_ns
@@ -219,6 +236,11 @@ class Store:
     def compaction_due(self) -> bool:
         """Whether the journal is long enough to be folded into a new snapshot."""
         return self.journal_bytes >= self._due_at_bytes and self._segment.broken is None
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the journal grows faster than it is folded; large transactions are refused then."""
+        return self.journal_bytes > max(PRESSED_BYTES, PRESSED_SHARE * self._snapshot_bytes)
 
     @property
     def journal_bytes(self) -> int:

@@ -16,9 +16,9 @@ from guestmemfs_fuse.core.errors import (
     UnknownFormatError,
     UsageError,
 )
-from guestmemfs_fuse.core.records import Reaped, Transaction
+from guestmemfs_fuse.core.records import Reaped, Transaction, XattrSet
 from guestmemfs_fuse.core.state import State
-from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.metadata import chain, compact, journal, snapshot, store
 from guestmemfs_fuse.metadata.store import Durability, Opened, Store
 from tests.unit.metadata.memory_files import MemoryFiles, When, fail_at
@@ -149,6 +149,44 @@ def test_a_large_snapshot_allows_a_longer_journal() -> None:
     made._snapshot_bytes = 100 << 20
     made.rotate()
     assert made._due_at_bytes >= (100 << 20) // store.COMPACT_SHARE
+
+
+def test_large_attributes_in_a_loop_leave_room_for_everybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PRESSED_BYTES", 20_000)
+    files = MemoryFiles()
+    made = created(files)
+    made.append(DONE[0])
+    large = Transaction((XattrSet(ROOT_INO, b"user.a", bytes(5000), 5),))
+    refused_at = next(number for number in range(20) if not _accepted(made, large))
+    assert 3 <= refused_at <= 5
+    assert made.pressed
+    assert made.compaction_due
+    made.append(Transaction((XattrSet(ROOT_INO, b"user.b", bytes(500), 5),)))
+    made.rotate()
+    assert not _accepted(made, large)
+    made.compact_sealed()
+    assert not made.pressed
+    assert _accepted(made, large)
+    assert opened(files).state.root.xattrs is not None
+
+
+def _accepted(made: Store, transaction: Transaction) -> bool:
+    try:
+        made.append(transaction)
+    except MetadataFullError:
+        return False
+    return True
+
+
+def test_no_room_makes_folding_due() -> None:
+    files = MemoryFiles()
+    made = created(files)
+    append(made, 0, 3)
+    assert not made.compaction_due
+    files.fault = fail_at(ANY, When.BEFORE, errno.ENOSPC, "write")
+    with pytest.raises(MetadataFullError):
+        made.append(DONE[3])
+    assert made.compaction_due
 
 
 def test_closing_with_the_state_leaves_nothing_to_replay() -> None:
