@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,14 @@ def _make(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def test_data_and_metadata_come_back_after_umount_and_mount(instance: Instance) -> None:
+@pytest.fixture(params=["tmpfs", "memfd"])
+def any_instance(request: pytest.FixtureRequest, guestmemfs: Guestmemfs) -> Instance:
+    """A mounted 64 MiB instance of each kind that every host can have."""
+    return guestmemfs.mount("gm", "--region", request.param)
+
+
+def test_data_and_metadata_come_back_after_umount_and_mount(any_instance: Instance) -> None:
+    instance = any_instance
     path = _make(instance.mountpoint / "vm1", 8 * MIB)
     path.chmod(0o640)
     (instance.mountpoint / "link").symlink_to("vm1")
@@ -92,7 +100,8 @@ def test_instances_are_found_by_name_and_mountpoint_and_listed(guestmemfs: Guest
     assert text.splitlines()[0].split() == ["NAME", "STATE", "REGION", "SIZE", "PID", "MOUNTPOINT"]
 
 
-def test_restart_replaces_the_daemon_under_open_files_and_mappings(instance: Instance) -> None:
+def test_restart_replaces_the_daemon_under_open_files_and_mappings(any_instance: Instance) -> None:
+    instance = any_instance
     path = _make(instance.mountpoint / "vm1", 4 * MIB)
     before = instance.status()
     with user_of(path) as user, path.open("r+b") as file:
@@ -198,6 +207,35 @@ def test_destroy_spares_memory_in_use_unless_forced(instance: Instance) -> None:
         assert f"[{user.pid}] maps 2 MiB" in forced.stderr
         assert instance.cli.json("list") == []
         assert user.read(0, 4) == "mine", "what is mapped stays until its user ends"
+
+
+def test_a_killed_daemon_costs_nothing(any_instance: Instance) -> None:
+    instance = any_instance
+    path = _make(instance.mountpoint / "vm1", 4 * MIB)
+    with user_of(path) as user:
+        user.write(0, "guest")
+        os.kill(instance.daemon_pid, signal.SIGKILL)
+        assert path.stat().st_size == 4 * MIB, "answered by the next daemon"
+        _make(instance.mountpoint / "vm2", 2 * MIB)
+        assert user.read(0, 5) == "guest"
+        assert instance.status()["generation"] == 2
+    with user_of(path) as user:
+        assert user.read(0, 5) == "guest"
+
+
+def test_a_stopped_memfd_region_is_with_its_holder(guestmemfs: Guestmemfs) -> None:
+    instance = guestmemfs.mount("gm", "--region", "memfd")
+    path = _make(instance.mountpoint / "vm1", 4 * MIB)
+    holder = instance.status()["holder_pid"]
+    instance.umount()
+    status = instance.status()
+    assert (status["state"], status["holder_pid"]) == ("stopped", holder)
+    assert status["region"]["used_bytes"] == 4 * MIB
+    assert status["huge"] == {"bytes": None, "fraction": None}
+    assert guestmemfs.run("map", path, check=False).returncode == ExitCode.FAILED
+    guestmemfs.run("destroy", "gm", "--yes")
+    assert not process.is_alive(holder)
+    assert list(guestmemfs.run_dir.iterdir()) == []
 
 
 def test_destroy_of_a_stopped_instance(instance: Instance) -> None:

@@ -100,3 +100,31 @@ def test_every_key_of_list_and_status_is_documented(
         assert f"`{key}`" in listed, key
     for key in run_json("status", "guests"):
         assert f"`{key}`" in _section("status"), key
+
+
+# -- README.md -------------------------------------------------------------------------------------------
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_what_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (REPOSITORY / link).exists(), link
+
+
+def test_commands_in_the_readme_are_commands_with_such_options() -> None:
+    entries = {entry.name: entry for entry in ENTRIES}
+    shown = re.findall(r"^    (?:.*&& )?guestmemfs ([a-z]+)([^#\n]*)", README, re.MULTILINE)
+    assert {name for name, _ in shown} >= {"mount", "umount", "restart", "status", "destroy", "doctor"}
+    for name, arguments in shown:
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= _options(entries[name].load()), name
+
+
+def test_targets_in_the_readme_are_targets() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"`?make ([a-z-]+)", README))
+    assert {"demo", "test", "setup"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
