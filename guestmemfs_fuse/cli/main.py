@@ -24,9 +24,9 @@ ENTRIES = (
     Entry("map", "map:map_file", "Show where one file's memory is and who maps it."),
     Entry("pin", "pin:pin", "Keep a file from being removed, replaced or shrunk."),
     Entry("unpin", "pin:unpin", "Allow that again."),
+    Entry("resize-file", "resize_file:resize_file", "Set a file's size, by force where the mount refuses."),
     Entry("freeze", "freeze:freeze", "Refuse every modification; mmap goes on."),
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
-    Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )

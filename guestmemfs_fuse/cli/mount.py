@@ -37,7 +37,11 @@ Examples:
 @click.option("--dax-dir", metavar="DIR", help="Directory on an fsdax filesystem, for --region dax.")
 @click.option("--numa-node", type=click.IntRange(min=0), metavar="N", help="Take memory of this node only.")
 @click.option("--name", metavar="NAME", help="Name of the instance.  [default: made from MOUNTPOINT]")
-@click.option("--state-dir", metavar="DIR", help="Where its state is kept.  [default: /run/guestmemfs/NAME]")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where its state is kept.  [default: /run/guestmemfs/NAME, with --region dax DAX_DIR/NAME]",
+)
 @click.option("--foreground", is_flag=True, help="Become the daemon (for systemd); no holder is started.")
 def mount(
     mountpoint: str,

@@ -53,3 +53,8 @@ def size_argument(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def size_or_zero_argument(text: str) -> int:
+    """The same for sizes that may be nothing."""
+    return 0 if text.strip() == "0" else size_argument(text)

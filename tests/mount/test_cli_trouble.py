@@ -290,3 +290,21 @@ def test_broken_configuration_is_listed_refused_and_can_be_removed(instance: Ins
         assert "instance.json" in done.stderr
     instance.cli.run("destroy", "gm", "--yes", "--force")
     assert instance.cli.json("list") == []
+
+
+def test_a_mapped_file_is_cut_only_by_force(instance: Instance) -> None:
+    path = instance.mountpoint / "vm1"
+    path.touch()
+    cli = instance.cli
+    cli.run("resize-file", path, "--size", "8M")
+    assert path.stat().st_size == 8 * MIB
+    with user_of(path, length_bytes=4 * MIB) as user:
+        cli.run("resize-file", path, "--size", "4M")
+        refused = cli.run("resize-file", path, "--size", "2M", check=False)
+        assert refused.returncode == ExitCode.FAILED
+        assert f"[{user.pid}]" in refused.stderr
+        assert path.stat().st_size == 4 * MIB
+        cli.run("resize-file", path, "--size", "2M", "--force")
+        assert path.stat().st_size == 2 * MIB
+    cli.run("resize-file", path, "--size", "0")
+    assert path.stat().st_size == 0

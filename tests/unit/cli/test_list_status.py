@@ -259,3 +259,14 @@ def test_without_a_daemon_they_say_so(arguments: tuple[str, ...], run: Run, daem
     done = run(*arguments)
     assert done.exit_code == ExitCode.DAEMON
     assert "not running" in done.stderr
+
+
+def test_resize_file(run: Run, daemon: FakeDaemon) -> None:
+    daemon.answers["resize_file"] = {"size_bytes": 0}
+    assert run("resize-file", "/mnt/guests/vm1", "--size", "0").exit_code == 0
+    assert run("resize-file", "/mnt/guests/vm1", "--size", "2M", "--force").exit_code == 0
+    assert daemon.asked == [
+        ("resize_file", {"path": "/vm1", "size_bytes": 0, "force": False}),
+        ("resize_file", {"path": "/vm1", "size_bytes": 2 * MIB, "force": True}),
+    ]
+    assert run("resize-file", "/mnt/guests/vm1").exit_code == ExitCode.USAGE

@@ -1,0 +1,36 @@
+"""`guestmemfs resize-file`: truncate(2) with the last word."""
+
+from __future__ import annotations
+
+import click
+
+from guestmemfs_fuse.cli import host
+from guestmemfs_fuse.cli.sizes import size_or_zero_argument
+
+_EXAMPLES = """\b
+Examples:
+  guestmemfs resize-file /mnt/guests/vm1 --size 2G
+  guestmemfs resize-file /mnt/guests/vm1 --size 2G --force
+"""
+
+
+@click.command("resize-file", epilog=_EXAMPLES)
+@click.argument("path")
+@click.option("--size", type=size_or_zero_argument, metavar="SIZE", required=True, help="The new size.")
+@click.option(
+    "--force", is_flag=True, help="Also cut what is pinned or mapped: who touches it dies by SIGBUS."
+)
+def resize_file(path: str, size: int, force: bool) -> None:
+    """Set the size of the file PATH, as truncate(1) does; with --force also where the mount refuses.
+
+    Shrinking a file that a process maps would kill that process, so truncate fails with EBUSY, and so does
+    this without --force (exit code 1).
+    """
+    host.require_root()
+    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.metadata.instance import instance_of_path
+
+    instance, inside = instance_of_path(path)
+    args = {"path": "/" + inside, "size_bytes": size, "force": force}
+    # Many GiB take a while.
+    daemons.ask(instance, "resize_file", args, wait_s=daemons.RESTART_WAIT_S, timeout_s=None)
