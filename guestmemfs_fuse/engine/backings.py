@@ -16,16 +16,18 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.types import BackingId, Ino
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
+from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
 
 
 class Backings:
     """Registers backing files with the kernel, once per inode."""
 
-    def __init__(self, ledger: Ledger, region: Region, kernel: Kernel) -> None:
+    def __init__(self, ledger: Ledger, region: Region, kernel: Kernel, punches: Punches) -> None:
         self._ledger = ledger
         self._region = region
         self._kernel = kernel
+        self._punches = punches
 
     def ensure(self, ino: Ino) -> BackingId | None:
         """The inode's backing id, registered if it is not yet; None where the kernel has no passthrough.
@@ -39,14 +41,18 @@ class Backings:
             return known
         fd = self._region.open_backing(ino)
         try:
-            backing_id = self._kernel.backing_open(fd)
+            return self._register(ino, fd)
         finally:
             os.close(fd)
+
+    def _register(self, ino: Ino, backing_fd: int) -> BackingId:
+        backing_id = self._kernel.backing_open(backing_fd)
         try:
             self._ledger.commit(cmd.OpenBacking(ino, backing_id))
         except BaseException:
             self._kernel.backing_close(backing_id)
             raise
+        self._punches.watch(ino, backing_fd)
         return backing_id
 
     def release(self, ino: Ino) -> None:
@@ -54,6 +60,7 @@ class Backings:
         backing_id = self._ledger.state.inodes[ino].backing_id
         if backing_id is not None:
             self._ledger.commit(cmd.CloseBacking(ino))
+            self._punches.unwatch(ino)
             self._kernel.backing_close(backing_id)
 
     def of(self, ino: int) -> BackingId | None:

@@ -21,6 +21,7 @@ from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Journal, Ledger, Origin
 from guestmemfs_fuse.engine.memory import Memory
 from guestmemfs_fuse.engine.orphans import Orphans
+from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,12 @@ class Engine:
         self.region = region
         self.kernel = kernel
         self.ledger = Ledger(state, journal)
-        self.backings = Backings(self.ledger, region, kernel)
+        self.punches = Punches(state, region, kernel)
+        self.backings = Backings(self.ledger, region, kernel, self.punches)
         self.orphans = Orphans(self.ledger, region, kernel, self.backings)
         self.gate = Gate()
         self.memory = Memory(self.ledger, region, self.gate, self.orphans)
+        self.swept = trio.Event()
         self._openable: set[Ino] = set()
 
     @property
@@ -103,14 +106,20 @@ class Engine:
             log.info("settled %d files the last daemon was working on", settled)
 
     async def sweep(self) -> None:
-        """After start-up, beside live traffic: reap orphans, give back what no file reaches."""
-        if self.state.frozen:
-            return
-        self.orphans.sweep()
+        """After start-up, beside live traffic: reap orphans, give back what no file reaches.
+
+        Sets `swept`: what a daemon before us left half done is put right.
+        """
+        if not self.state.frozen:
+            self.orphans.sweep()
+            await self._settle_all()
+        self.swept.set()
+
+    async def _settle_all(self) -> None:
         files = [inode for inode in self.state.inodes.values() if inode.is_file]
         differing, strays = await trio.to_thread.run_sync(recovery.scan, files, self.region)
         for ino in differing:
-            async with self.gate.exclusive(ino):
+            async with self.gate.settling(ino):
                 if recovery.settle(self.state, self.region, ino):
                     log.info("inode %d brought back to what the journal says", ino)
         for ino in strays:

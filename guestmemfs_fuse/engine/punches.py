@@ -1,0 +1,98 @@
+"""Memory that goes away without anybody asking us: MADV_REMOVE through a passthrough mapping.
+
+The kernel punches the backing file itself, and would go on showing the st_blocks it has cached (attributes
+are cached for good, fuse/attributes). So every backing file the kernel knows is watched, and when one of them
+lost memory, the kernel is told to ask again. Until it is (a fraction of a millisecond) the old figure
+may be seen.
+
+Invariants: a watch stands for every inode with a backing id, as far as the user's watches go; without it
+figures may be old until the next change. Called by engine/backings; run() is a task of the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import trio
+
+from guestmemfs_fuse.core.errors import FsError
+from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine.kernel import Kernel
+from guestmemfs_fuse.linux.inotify import ModifyWatch
+from guestmemfs_fuse.region.base import Region
+
+log = logging.getLogger(__name__)
+
+
+class Punches:
+    """Notices punched backing files. Owns the watches; nothing is watched before run()."""
+
+    def __init__(self, state: State, region: Region, kernel: Kernel) -> None:
+        self._state = state
+        self._region = region
+        self._kernel = kernel
+        self._news: ModifyWatch | None = None
+        self._inos: dict[int, Ino] = {}
+        self._watches: dict[Ino, int] = {}
+        self.noticed = 0
+
+    def watch(self, ino: Ino, backing_fd: int) -> None:
+        """The kernel knows this backing file from now on."""
+        if self._news is None:
+            return
+        try:
+            watch = self._news.add(backing_fd)
+        except OSError as error:
+            log.warning("inode %d is not watched, its st_blocks may be old: %s", ino, error)
+            return
+        self._inos[watch], self._watches[ino] = ino, watch
+
+    def unwatch(self, ino: Ino) -> None:
+        """The kernel does not know it any more."""
+        watch = self._watches.pop(ino, None)
+        if watch is not None and self._news is not None:
+            del self._inos[watch]
+            self._news.remove(watch)
+
+    async def run(self) -> None:
+        """Watch what the kernel knows, and tell it of what was punched; runs for ever."""
+        self._news = ModifyWatch()
+        try:
+            for inode in [each for each in self._state.inodes.values() if each.backing_id is not None]:
+                self._watch_again(inode.ino)
+                await trio.lowlevel.checkpoint()
+            while True:
+                await trio.lowlevel.wait_readable(self._news.fd)
+                watches, lost = self._news.read()
+                for watch in list(self._inos) if lost else watches:
+                    self._look(watch)
+        finally:
+            self._news.close()
+            self._news = None
+
+    def _watch_again(self, ino: Ino) -> None:
+        if ino not in self._state.inodes or ino in self._watches:
+            return
+        try:
+            fd = self._region.open_backing(ino)
+        except FsError as error:
+            log.error("inode %d: %s", ino, error)
+            return
+        try:
+            self.watch(ino, fd)
+        finally:
+            os.close(fd)
+
+    def _look(self, watch: int) -> None:
+        """Our own changes come by here too: only a file with less memory than its size needs telling."""
+        inode = self._state.inodes.get(self._inos.get(watch, Ino(0)))
+        if inode is None:
+            return
+        try:
+            if self._region.stat(inode).allocated_bytes < inode.size_bytes:
+                self._kernel.invalidate_inode(inode.ino)
+                self.noticed += 1
+        except FsError as error:
+            log.error("inode %d: %s", inode.ino, error)

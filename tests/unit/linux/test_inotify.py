@@ -1,0 +1,67 @@
+"""Watching files by descriptor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.linux.inotify import ModifyWatch
+
+
+@pytest.fixture
+def news() -> Iterator[ModifyWatch]:
+    watch = ModifyWatch()
+    yield watch
+    watch.close()
+
+
+@pytest.fixture
+def file_fd() -> Iterator[int]:
+    # not a memfd: the kernel tells of no memfd's holes (FMODE_NONOTIFY)
+    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.ftruncate(fd, 8192)
+    yield fd
+    os.close(fd)
+
+
+def test_no_news_is_nothing(news: ModifyWatch, file_fd: int) -> None:
+    news.add(file_fd)
+    assert news.read() == (set(), False)
+
+
+def test_a_hole_punched_through_a_mapping_is_news(news: ModifyWatch, file_fd: int) -> None:
+    watch = news.add(file_fd)
+    with memory.Mapping(file_fd, 8192, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
+        mapping.write(0, b"guest")
+        mapping.advise(memory.MADV_REMOVE, 0, 4096)
+    assert news.read() == ({watch}, False)
+
+
+def test_many_changes_of_one_file_are_one_piece_of_news(news: ModifyWatch, file_fd: int) -> None:
+    watch = news.add(file_fd)
+    for size in range(100):
+        os.ftruncate(file_fd, size)
+    assert news.read() == ({watch}, False)
+
+
+def test_what_is_watched_no_longer_is_no_news(news: ModifyWatch, file_fd: int) -> None:
+    news.remove(news.add(file_fd))
+    os.ftruncate(file_fd, 1)
+    assert news.read() == (set(), False)
+
+
+def test_removing_a_watch_twice_is_fine(news: ModifyWatch, file_fd: int) -> None:
+    watch = news.add(file_fd)
+    news.remove(watch)
+    news.remove(watch)
+
+
+def test_a_watch_survives_the_descriptor_it_was_made_with(news: ModifyWatch, file_fd: int) -> None:
+    copy = os.open(f"/proc/self/fd/{file_fd}", os.O_RDWR)
+    watch = news.add(copy)
+    os.close(copy)
+    os.ftruncate(file_fd, 1)
+    assert news.read() == ({watch}, False)
