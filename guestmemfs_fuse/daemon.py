@@ -138,6 +138,7 @@ class Daemon:
             nursery.start_soon(self._server.serve)
             nursery.start_soon(self._obey_signals)
             nursery.start_soon(self._in_background)
+            nursery.start_soon(self._engine.punches.run)
             self._run_state = RunState.SERVING
             if self._word is not None:
                 self._stall_ns = time.monotonic_ns() - self._word.drained_ns
