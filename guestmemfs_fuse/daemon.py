@@ -13,12 +13,13 @@ mountpoint while it is mounted; no path lets go of guest memory.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from enum import Enum
 from typing import Final
@@ -26,6 +27,7 @@ from typing import Final
 import pyfuse3
 import trio
 
+from guestmemfs_fuse.control import health
 from guestmemfs_fuse.control.handlers import Args, Handlers
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
@@ -39,8 +41,8 @@ from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
 from guestmemfs_fuse.fuse.kernel import FuseKernel
 from guestmemfs_fuse.fuse.operations import GuestOperations
 from guestmemfs_fuse.fuse.relay import Relay
-from guestmemfs_fuse.handover import fdnames
-from guestmemfs_fuse.handover.fdstore import Notifier, received_fds
+from guestmemfs_fuse.handover import fdnames, journal
+from guestmemfs_fuse.handover.fdstore import Notifier, received_fds, watchdog_interval_s
 from guestmemfs_fuse.handover.launch import daemon_argv, holder_pid
 from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK
 from guestmemfs_fuse.handover.successor import Handover, Successor, Word
@@ -139,6 +141,7 @@ class Daemon:
             nursery.start_soon(self._obey_signals)
             nursery.start_soon(self._in_background)
             nursery.start_soon(self._engine.punches.run)
+            nursery.start_soon(self._feed_watchdog)
             self._run_state = RunState.SERVING
             if self._word is not None:
                 self._stall_ns = time.monotonic_ns() - self._word.drained_ns
@@ -159,6 +162,8 @@ class Daemon:
             await self._relay.resume(connection.stored_init)
             return
         if self._notifier.present:
+            if fdnames.FUSE in self._fds:
+                self._notifier.remove(fdnames.FUSE)  # of a mount that is gone
             self._notifier.store(fdnames.FUSE, connection.fd)
             self._notifier.barrier()
         await self._relay.start_fresh()
@@ -175,6 +180,9 @@ class Daemon:
         ended = await self._relay.run(pump=self._pump)
         log.info("the mount is gone (%s)", ended.value)
         self._notifier.stopping()
+        with suppress(DaemonError):
+            # systemd may keep what is stored beyond a stop (FileDescriptorStorePreserve=).
+            self._notifier.remove(fdnames.FUSE)
         self._leave.set()
 
     def _unmount_unless_served(self) -> None:
@@ -191,6 +199,19 @@ class Daemon:
 
     async def _obey_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async def _feed_watchdog(self) -> None:
+        """Only where somebody waits for it (WatchdogSec= of the unit)."""
+        interval_s = watchdog_interval_s(os.environ, os.getpid())
+        if interval_s is not None:
+            await health.feed(interval_s, self._examine, self._notifier.watchdog)
+
+    async def _examine(self, timeout_s: float) -> str | None:
+        """Why we are not well: what a command would see, and what callers on the mount do."""
+        relay, engine = self._relay.statistics(), self._engine.statistics()
+        limit_s = timeout_s * health.PER_INTERVAL
+        problem = health.unhealthy(relay.oldest_in_flight_ns, engine.changes_under_way, limit_s)
+        return problem or await health.answers(self._paths.control_sock, timeout_s)
+
             async for number in signals:
                 log.info("told to go by %s; the connection stays in the store", signal.Signals(number).name)
                 await self._relay.drain(_DRAIN_S)
@@ -239,7 +260,9 @@ class Daemon:
             fdnames.CONTROL: [self._listener.fileno()],
             **self._storage.region.handover_fds(),
         }
-        async with Successor.start(daemon_argv(self._paths.state_dir), fds, os.environ) as successor:
+        # The watchdog is the main process's, whoever that is: no number of ours.
+        env = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
+        async with Successor.start(daemon_argv(self._paths.state_dir), fds, env) as successor:
             await successor.warm(_WARM_S)
             task_status.started(successor.pid)
             try:
@@ -281,7 +304,8 @@ async def serve(state_dir: str, notifier: Notifier, fds: Fds) -> int:
 
 def main(argv: list[str]) -> int:
     """Entry point: `python -m guestmemfs_fuse.daemon STATE_DIR`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    journal.configure(os.path.basename(argv[1]))
+    faulthandler.enable()  # a watchdog's SIGABRT shows where we hang
     notifier = Notifier.from_environment()
     try:
         return trio.run(serve, argv[1], notifier, received_fds())

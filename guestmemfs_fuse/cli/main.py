@@ -29,6 +29,8 @@ ENTRIES = (
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
+    Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
+    Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),
 )
 
 EXIT_CODES = """\b

@@ -1,0 +1,185 @@
+"""The configuration file of a unit: /etc/guestmemfs/NAME.toml, checked with the line of every mistake.
+
+    mountpoint = "/srv/guests"
+    size = "64G"
+    region = "tmpfs"
+
+Keys are the options of `guestmemfs mount`; the instance is called as the file is. Pure: text in, wishes or
+mistakes out. Called by `serve` and `check-config`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from guestmemfs_fuse.cli.sizes import parse_size
+from guestmemfs_fuse.cli.wishes import Wishes
+from guestmemfs_fuse.core.errors import UsageError
+from guestmemfs_fuse.metadata.instance import RegionKind, valid_name
+
+DIRECTORY = "/etc/guestmemfs"
+SUFFIX = ".toml"
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """line: 1-based, 0 where the file as a whole is meant."""
+
+    line: int
+    text: str
+
+    def at(self, path: str) -> str:
+        """As compilers say it."""
+        return f"{path}:{self.line}: {self.text}" if self.line else f"{path}: {self.text}"
+
+
+class ConfigError(UsageError):
+    """A configuration file was refused; `mistakes` are all that were found, in the file's order."""
+
+    def __init__(self, path: str, mistakes: list[Mistake]) -> None:
+        self.mistakes = sorted(mistakes, key=lambda each: each.line)
+        first, *more = self.mistakes
+        rest = f" (and {len(more)} more)" if more else ""
+        super().__init__(first.at(path) + rest, hint=f"`guestmemfs check-config {path}` shows all of them")
+
+
+def path_of(name_or_path: str) -> str:
+    """A file named by its path (it has a '/' or ends with .toml), or that of an instance's name."""
+    if "/" in name_or_path or name_or_path.endswith(SUFFIX):
+        return os.path.abspath(name_or_path)
+    return os.path.join(DIRECTORY, name_or_path + SUFFIX)
+
+
+def name_of(path: str) -> str:
+    """The instance a file is for. Raises UsageError when the file's name cannot be one."""
+    name = os.path.basename(path).removesuffix(SUFFIX)
+    # systemd.unit(5): a unit's name has no '+', and escaping it would escape '-' too.
+    if not path.endswith(SUFFIX) or not valid_name(name) or "+" in name:
+        raise UsageError(
+            f"{path} is not called after an instance",
+            hint=f"NAME{SUFFIX}, with letters, digits and _ . : - in NAME",
+        )
+    return name
+
+
+def read(path: str) -> Wishes:
+    """The wishes in the file. Raises ConfigError, or UsageError when it cannot be read at all."""
+    name = name_of(path)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    wishes, mistakes = parse(raw, name)
+    if wishes is None:
+        raise ConfigError(path, mistakes)
+    return wishes
+
+
+def parse(raw: bytes, name: str) -> tuple[Wishes | None, list[Mistake]]:
+    """The wishes that raw stands for, or None and every mistake in it."""
+    try:
+        text = raw.decode()
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        return None, [Mistake(raw.count(b"\n", 0, error.start) + 1, "is not UTF-8")]
+    except tomllib.TOMLDecodeError as error:
+        return None, [_syntax(str(error), text)]
+    lines = _lines_of_keys(text)
+    mistakes = []
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        line = lines.get(key, 0)
+        if key not in _KEYS:
+            mistakes.append(Mistake(line, _unknown(key)))
+            continue
+        field, understand = _KEYS[key]
+        try:
+            arguments[field] = understand(value)
+        except ValueError as error:
+            mistakes.append(Mistake(line, f"{key}: {error}"))
+    mistakes += [Mistake(0, f"{key} is missing") for key in _REQUIRED if key not in values]
+    if mistakes:
+        return None, mistakes
+    return Wishes(name=name, foreground=True, **arguments), []
+
+
+def line_of(raw: bytes, key: str) -> int:
+    """In which line a key stands; 0 when it does not."""
+    return _lines_of_keys(raw.decode(errors="replace")).get(key, 0)
+
+
+def _syntax(message: str, text: str) -> Mistake:
+    where = _AT_LINE.search(message)
+    line = int(where[1]) if where and where[1] else max(1, len(text.splitlines()))
+    return Mistake(line, _AT_LINE.sub("", message))
+
+
+def _lines_of_keys(text: str) -> dict[str, int]:
+    """Top-level keys and tables; the format has no nesting, so a line's beginning tells."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.match(r"\s*\[*\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))\s*[=.\]]", line)
+        if match:
+            found.setdefault(match[1] or match[2] or match[3], number)
+    return found
+
+
+def _unknown(key: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key.replace("_", "-"), _KEYS, 1)
+    known = f"did you mean {near[0]}?" if near else f"known are {', '.join(_KEYS)}"
+    return f"unknown key {key!r}; {known}"
+
+
+# -- values ----------------------------------------------------------------------------------------------
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError('write "4G" or a number of bytes')
+    return parse_size(str(value))
+
+
+def _page_size(value: object) -> int:
+    size = _size(value)
+    if size not in (2 << 20, 1 << 30):
+        raise ValueError('is "2M" or "1G"')
+    return size
+
+
+def _kind(value: object) -> object:
+    if value not in get_args(RegionKind):
+        raise ValueError(f"is one of {', '.join(get_args(RegionKind))}, not {value!r}")
+    return value
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"is an absolute path, not {value!r}")
+    return value
+
+
+def _node(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"is the number of a NUMA node, not {value!r}")
+    return value
+
+
+_KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+    "mountpoint": ("mountpoint", _path),
+    "size": ("size_bytes", _size),
+    "region": ("kind", _kind),
+    "page-size": ("page_bytes", _page_size),
+    "dax-dir": ("dax_dir", _path),
+    "numa-node": ("numa_node", _node),
+    "state-dir": ("state_dir", _path),
+}
+_REQUIRED = ("mountpoint", "size")

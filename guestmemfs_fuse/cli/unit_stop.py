@@ -1,0 +1,78 @@
+"""Stopping a unit: ExecStop= of guestmemfs@NAME.service.
+
+systemd runs it whenever the daemon is to end or has ended. Only a real stop takes the mount away: a restart
+and a crash leave it to the next daemon, whose connection systemd keeps meanwhile. systemd does not say
+which it is, but the job it is working on does ("restart" while the stopping half of a restart runs), and
+$MAINPID is not set when the daemon is gone already (systemd.exec(5)).
+
+Invariant: memory stays, and so does what is mapped of it. Called by `serve --stop`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+
+from guestmemfs_fuse.cli import unit_config
+from guestmemfs_fuse.cli.output import say
+
+_ASK_S = 10.0
+
+
+def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
+    """Unmount, unless the mount is to go on. Raises GuestmemfsError."""
+    name = unit_config.name_of(unit_config.path_of(name_or_path))
+    unit = f"guestmemfs@{name}.service"
+    if not environ.get("MAINPID"):
+        say(f"the daemon of {name} ended by itself: the mount waits for the next one")
+        return
+    if is_restarting(unit, _jobs(unit)):
+        say(f"{unit} is being restarted: the mount stays")
+        return
+    _unmount(name)
+
+
+def is_restarting(unit: str, jobs: str) -> bool:
+    """Whether `systemctl list-jobs` shows a restart of the unit: lines of ID UNIT TYPE STATE."""
+    return any(
+        words[1] == unit and words[2] == "restart"
+        for words in map(str.split, jobs.splitlines())
+        if len(words) >= 4
+    )
+
+
+def _jobs(unit: str) -> str:
+    command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", unit]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        say(f"note: systemctl does not say which job runs: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _unmount(name: str) -> None:
+    from guestmemfs_fuse.cli import sight
+    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.unmounting import unmount
+    from guestmemfs_fuse.core.errors import InstanceBusyError
+    from guestmemfs_fuse.metadata.instance import find
+
+    instance = find(name)
+    with claimed(instance.paths.state_dir):
+        seen = sight.look(instance)
+        if seen.mount is None:
+            return
+        try:
+            unmount(instance, seen)
+        except InstanceBusyError as error:
+            say(f"note: {error.message}; what is mapped stays mapped, other calls fail now")
+            unmount(instance, sight.look(instance), lazily=True)
+            _abort(seen.mount.minor)
+
+
+def _abort(connection: int) -> None:
+    """Let calls on files that are still open fail instead of waiting for a daemon that will not come."""
+    with suppress(OSError), open(f"/sys/fs/fuse/connections/{connection}/abort", "w") as file:
+        file.write("1")

@@ -1,0 +1,78 @@
+# Runs under systemd 252 as PID 1 (tests/vm/test_systemd.py). Each step leaves $VM_OUT/STEP.
+ln -s "$PWD/.venv/bin/guestmemfs" /usr/bin/guestmemfs
+cp systemd/guestmemfs@.service /etc/systemd/system/
+mkdir -p /etc/guestmemfs /etc/systemd/system/guestmemfs@.service.d
+cat >/etc/guestmemfs/vm1.toml <<TOML
+mountpoint = "/srv/guests"
+size = "64M"
+TOML
+printf '[Service]\nWatchdogSec=12\n' >/etc/systemd/system/guestmemfs@.service.d/test.conf
+mkdir -p /var/lib/guestmemfs
+echo '{"boot_id": "another", "kind": "tmpfs", "size_bytes": 67108864}' >/var/lib/guestmemfs/vm1.json
+systemctl daemon-reload
+unit=guestmemfs@vm1.service
+
+wait_until() { # seconds command...
+    local end=$((SECONDS + $1)); shift
+    until "$@"; do [ $SECONDS -lt $end ] || { echo "never: $*"; trouble; return 1; }; sleep 0.1; done
+}
+trouble() { systemctl status $unit --no-pager -l || true; journalctl -b --no-pager -u $unit | tail -n 60; cat /proc/self/mountinfo | grep guestmemfs; }
+main_pid() { systemctl show -P MainPID $unit; }
+fds() { systemctl show -P NFileDescriptorStore $unit; }
+generation() { guestmemfs status vm1 --json 2>/dev/null | python3 -c 'import json,sys; print(json.load(sys.stdin)["generation"])'; }
+is_served_by_other() { [ "$(systemctl is-active $unit)" = active ] && [ "$(main_pid)" != "$1" ] && [ "$(main_pid)" != 0 ]; }
+moved_on() { # since a number of stores, and of calls
+    python3 - "$1" "$2" <<PY
+import json, sys
+now = json.load(open("/run/notes"))
+sys.exit(not (now["stores"] > int(sys.argv[1]) and now["calls"] > int(sys.argv[2])))
+PY
+}
+step() { # name: the guest must have gone on since now
+    local stores calls
+    read -r stores calls < <(python3 -c 'import json; n = json.load(open("/run/notes")); print(n["stores"] + 2, n["calls"] + 2)')
+    wait_until 30 moved_on "$stores" "$calls"
+    { printf '{"main_pid": %s, "fds": %s, "mounts": %s, "guest": ' "$(main_pid)" "$(fds)" "$(grep -c ' /srv/guests ' /proc/self/mountinfo || true)"
+      cat /run/notes; echo '}'; } >"$VM_OUT/$1"
+    echo "$(date +%T) $1 $(cat "$VM_OUT/$1")"
+}
+
+systemctl start $unit || { trouble; exit 1; }
+systemctl show -P StatusText $unit
+python3 -E -S "$VM_IN/guestlike.py" /srv/guests/ram /run/notes 2>/run/guest-errors &
+wait_until 30 test -s /run/notes
+step started
+
+before=$(main_pid); systemctl restart $unit; step restarted; [ "$(main_pid)" != "$before" ]
+before=$(main_pid); systemctl reload $unit; wait_until 30 is_served_by_other "$before"; step reloaded
+before=$(main_pid); kill -KILL "$before"; wait_until 60 is_served_by_other "$before"; step killed-successor
+before=$(main_pid); kill -STOP "$before"; wait_until 60 is_served_by_other "$before"; step hung
+echo nonsense >>/etc/guestmemfs/vm1.toml
+before=$(main_pid); kill -KILL "$before"; wait_until 60 is_served_by_other "$before"; step broken-config
+sed -i /nonsense/d /etc/guestmemfs/vm1.toml
+guestmemfs status vm1 >"$VM_OUT/status"
+systemctl show -P NRestarts $unit >"$VM_OUT/restarts"
+grep -E "^(Cap|Seccomp|NoNewPrivs)" "/proc/$(main_pid)/status" >"$VM_OUT/privileges"
+
+systemctl stop $unit
+systemctl is-active $unit >"$VM_OUT/stopped-busy" || true
+grep -c ' /srv/guests ' /proc/self/mountinfo >>"$VM_OUT/stopped-busy" || true
+stores=$(python3 -c 'import json; print(json.load(open("/run/notes"))["stores"] + 2)')
+wait_until 30 moved_on "$stores" 0
+cp /run/notes "$VM_OUT/notes-after-busy-stop"
+kill %1
+systemctl start $unit || { trouble; exit 1; }
+od -A d -t u8 -j 1048576 -N 8 /run/guestmemfs/vm1/region/data/* >"$VM_OUT/kept-bytes"
+ls -l /srv/guests >"$VM_OUT/files-after-start"
+
+systemctl stop $unit
+{ systemctl is-active $unit || true; grep -c ' /srv/guests ' /proc/self/mountinfo || true; guestmemfs list; } >"$VM_OUT/stopped-idle" 2>&1
+systemctl start $unit
+ls -l /srv/guests >"$VM_OUT/files-after-second-start"
+umount /srv/guests
+is_inactive() { [ "$(systemctl is-active $unit)" = inactive ]; }
+wait_until 30 is_inactive
+sleep 2
+is_inactive # and stays so
+journalctl -b --no-pager -u $unit -o json >"$VM_OUT/journal"
+systemctl show -P Result $unit >"$VM_OUT/result"
