@@ -197,8 +197,6 @@ class Daemon:
                 await self._engine.sweep()
             await self._storage.compact_when_due()
 
-    async def _obey_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
     async def _feed_watchdog(self) -> None:
         """Only where somebody waits for it (WatchdogSec= of the unit)."""
         interval_s = watchdog_interval_s(os.environ, os.getpid())
@@ -212,6 +210,8 @@ class Daemon:
         problem = health.unhealthy(relay.oldest_in_flight_ns, engine.changes_under_way, limit_s)
         return problem or await health.answers(self._paths.control_sock, timeout_s)
 
+    async def _obey_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("told to go by %s; the connection stays in the store", signal.Signals(number).name)
                 await self._relay.drain(_DRAIN_S)
