@@ -436,6 +436,12 @@ def poke(handle: int, offset: int, data: bytes) -> None:
     ctypes.memmove(handle + offset, data, len(data))
 
 
+def touch(handle: int, length: int) -> None:
+    """Store a byte into every page of a mapping."""
+    for offset in range(0, length, 4096):
+        ctypes.memset(handle + offset, 1, 1)
+
+
 def msync(handle: int, length: int, flags: int) -> None:
     _checked(_libc.msync(handle, length, flags))
 
