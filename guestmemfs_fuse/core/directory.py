@@ -17,6 +17,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from operator import lt
 from typing import Final
 
 from guestmemfs_fuse.core.types import Cookie, Ino
@@ -58,20 +59,25 @@ class Directory:
         self._inos.append(ino)
         self._names.append(name)
 
-    def restore(self, name: bytes, ino: Ino, cookie: Cookie) -> None:
-        """Enter `name` under the cookie it had (loading an image).
+    def restore(self, entries: tuple[tuple[Cookie, bytes, Ino], ...]) -> None:
+        """Fill an empty directory with the entries `after` gave (loading an image; in C loops, for size).
 
-        Raises ValueError for a name that is there or a cookie that is not behind the last one,
-        OverflowError for a number that cannot be an inode's.
+        Raises ValueError or TypeError for entries that are none, a name that stands twice or cookies out
+        of order, OverflowError for a number that cannot be an inode's or a cookie.
         """
-        if name in self._by_name:
-            raise ValueError(f"a directory has {name!r} twice")
-        if not (self._cookies[-1] if self._cookies else 0) < cookie < self.next_cookie:
-            raise ValueError(f"cookie {cookie} of {name!r} is out of order")
-        self._inos.append(ino)
-        self._cookies.append(cookie)
-        self._names.append(name)
-        self._by_name[name] = cookie
+        if not entries:
+            return
+        cookies, names, inos = zip(*entries, strict=True)
+        if set(map(type, names)) != {bytes} or set(map(type, cookies + inos)) != {int}:
+            raise ValueError("a directory's entries are not cookies, names and numbers")
+        if cookies[0] <= 0 or cookies[-1] >= self.next_cookie or not all(map(lt, cookies, cookies[1:])):
+            raise ValueError("a directory's cookies are out of order")
+        by_name = dict(zip(names, cookies, strict=True))
+        if len(by_name) != len(names):
+            raise ValueError("a directory has a name twice")
+        self._cookies, self._inos = array("Q", cookies), array("Q", inos)
+        self._names = list(names)
+        self._by_name = by_name
 
     def remove(self, name: bytes) -> Ino:
         """Take `name` out and return its inode. Raises KeyError when it is not there."""
@@ -99,6 +105,14 @@ class Directory:
             if name is not None:
                 yield Cookie(here), name, Ino(self._inos[at - 1])
                 at = bisect_right(self._cookies, here)
+
+    def copy(self) -> Directory:
+        """The same entries at the same places; costs little more than copying three arrays."""
+        twin = Directory(self.parent, self.next_cookie)
+        twin._by_name = self._by_name.copy()
+        twin._cookies, twin._inos, twin._names = self._cookies[:], self._inos[:], self._names[:]
+        twin._gaps = self._gaps
+        return twin
 
     def items(self) -> Iterator[tuple[bytes, Ino]]:
         """Names and inodes; the directory must not change meanwhile."""

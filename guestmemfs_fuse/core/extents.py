@@ -212,23 +212,29 @@ class FreeMap:
         ordered = sorted(extents, key=lambda extent: extent.start)
         if not ordered:
             return
-        at, gaps = BlockNumber(0), []
-        for extent in ordered:
-            self._check_inside(extent)
-            if extent.start < at:
-                raise ValueError(f"{extent} is in use already")
-            if extent.start > at:
-                gaps.append(Extent(at, extent.start - at))
-            at = extent.end
-            withheld = list(self._withheld.irange(extent.start, extent.end, (True, False)))
-            self._withheld.difference_update(withheld)
-        if at < self._total:
-            gaps.append(Extent(at, self._total - at))
+        gaps = list(self._gaps_between(ordered))
+        for extent in ordered if self._withheld else ():
+            used = list(self._withheld.irange(extent.start, extent.end, (True, False)))
+            self._withheld.difference_update(used)
         self._runs = _Runs()
         for gap in gaps:
             bad = list(self._withheld.irange(gap.start, gap.end, (True, False)))
             for piece in self._without(gap, bad):
                 self._runs.add(piece.start, piece.count)
+
+    def _gaps_between(self, ordered: Iterable[Extent]) -> Iterator[Extent]:
+        """The blocks that extents (ascending) leave out; ValueError when they overlap or leave the region."""
+        at = 0
+        for extent in ordered:
+            start, end = extent.start, extent.start + extent.count
+            if start < at or end <= start or end > self._total:
+                self._check_inside(extent)
+                raise ValueError(f"{extent} is in use already")
+            if start > at:
+                yield Extent(BlockNumber(at), start - at)
+            at = end
+        if at < self._total:
+            yield Extent(BlockNumber(at), self._total - at)
 
     def free(self, extents: Iterable[Extent]) -> None:
         """Give blocks back; quarantined ones are withheld instead.

@@ -22,7 +22,7 @@ from guestmemfs_fuse.core.directory import Directory
 from guestmemfs_fuse.core.errors import CorruptMetadataError
 from guestmemfs_fuse.core.extents import FreeMap
 from guestmemfs_fuse.core.state import Inode, Session, State
-from guestmemfs_fuse.core.types import BlockNumber, Cookie, Extent, Ino, Unique, UserLimits
+from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, Unique, UserLimits
 
 Item = tuple[Any, ...]
 
@@ -162,7 +162,7 @@ def _load_inodes(items: Iterable[Item], state: State) -> None:
             pinned,
             mark,
             backing_id,
-            _extents(extents) if extents else (),
+            _extents(extents),
             None if directory is None else _load_directory(directory),
         )
         inodes[ino] = inode
@@ -246,11 +246,7 @@ def _load_directory(item: Item) -> Directory:
     if type(parent) is not int or type(next_cookie) is not int:
         raise ValueError("a directory's fields have wrong types")
     directory = Directory(Ino(parent), next_cookie)
-    restore = directory.restore
-    for cookie, name, ino in entries:
-        if type(name) is not bytes:
-            raise ValueError("a directory's entry has no name")
-        restore(name, Ino(ino), Cookie(cookie))
+    directory.restore(entries)
     return directory
 
 
@@ -271,4 +267,6 @@ def _plain_extents(extents: tuple[Extent, ...]) -> Item:
 
 
 def _extents(items: Item) -> tuple[Extent, ...]:
+    if not items:
+        return ()
     return tuple(Extent(BlockNumber(start), count) for start, count in _pairs(items))

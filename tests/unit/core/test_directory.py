@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guestmemfs_fuse.core.directory import FIRST_COOKIE, Directory
-from guestmemfs_fuse.core.types import ROOT_INO, Cookie, Ino
+from guestmemfs_fuse.core.types import ROOT_INO, Ino
 
 names = st.integers(0, 30).map(lambda number: b"%d" % number)
 
@@ -30,8 +31,7 @@ def test_any_sequence_of_changes_is_what_a_list_would_be(changes: list[tuple[str
             model[name] = (cookie, number)
         elif change == "restore":
             again = Directory(directory.parent, directory.next_cookie)
-            for cookie, entry, ino in directory.after(0):
-                again.restore(entry, ino, cookie)
+            again.restore(tuple(directory.after(0)))
             directory = again
         ordered = sorted((cookie, entry, ino) for entry, (cookie, ino) in model.items())
         assert list(directory.after(0)) == ordered
@@ -82,22 +82,33 @@ def test_a_listing_that_begins_anywhere_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "ino", "cookie"), [(b"0", 9, 20), (b"x", 9, 4), (b"x", 9, 100), (b"x", 9, 0), (b"x", 9, -1)]
+    "entries",
+    [
+        ((3, b"a", 9), (4, b"a", 9)),
+        ((3, b"a", 9), (3, b"b", 9)),
+        ((4, b"a", 9), (3, b"b", 9)),
+        ((50, b"a", 9),),
+        ((0, b"a", 9),),
+        ((-1, b"a", 9),),
+        ((3, "a", 9),),
+        ((3, b"a", None),),
+        ((3, b"a", -1),),
+        ((3, b"a", 1 << 64),),
+        ((3, b"a", True),),
+        ((3.0, b"a", 9),),
+        ((3, b"a"),),
+        ((3, b"a", 9, 9),),
+        ((3, b"a", 9), (4, b"b")),
+        (5,),
+        5,
+    ],
 )
-def test_what_cannot_have_been_saved_is_refused(name: bytes, ino: int, cookie: int) -> None:
-    directory = filled(2)
-    directory.next_cookie = 50
-    with pytest.raises(ValueError):
-        directory.restore(name, Ino(ino), Cookie(cookie))
-    assert len(directory) == 2
-
-
-@pytest.mark.parametrize("ino", [-1, 1 << 64])
-def test_a_number_that_is_no_inode_is_refused(ino: int) -> None:
+def test_what_cannot_have_been_saved_is_refused(entries: Any) -> None:
     directory = Directory(ROOT_INO, 50)
-    with pytest.raises(OverflowError):
-        directory.restore(b"x", Ino(ino), Cookie(9))
+    with pytest.raises((ValueError, TypeError, OverflowError)):
+        directory.restore(entries)
     assert list(directory.after(0)) == []
+    assert len(directory) == 0
 
 
 def test_emptying_a_large_directory_from_the_front_takes_no_quadratic_time() -> None:
