@@ -29,7 +29,7 @@ def destroy_instance(instance: Instance, *, force: bool) -> None:
 
     Raises InstanceBusyError while a process uses it (not with force), DaemonError when the daemon stays.
     """
-    from guestmemfs_fuse.region import choose
+    from guestmemfs_fuse.region import choose, hugetlb_reserve
 
     seen = sight.look(instance)
     uses = busy.uses_of_files(_devices(instance, seen, force=force))
@@ -42,6 +42,9 @@ def destroy_instance(instance: Instance, *, force: bool) -> None:
         _take_mount_away(instance, seen, force=force)
     _end_processes(instance, force=force)
     choose.destroy_region(instance.config, instance.paths)
+    hugetlb_reserve.give_back(
+        instance.config, registry.current_boot_id(), lambda config: config.save(instance.paths.state_dir)
+    )
     registry.forget(instance.name)
     if uses:
         say(f"note: what is mapped is given back when its last user ends: {busy.described(uses)}")

@@ -10,7 +10,7 @@ from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import result
 from guestmemfs_fuse.cli.sizes import parse_size, size_argument, size_text
 from guestmemfs_fuse.cli.wishes import Wishes
-from guestmemfs_fuse.metadata.instance import RegionKind
+from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind
 
 _KINDS = click.Choice(get_args(RegionKind))
 _PAGE_SIZES = click.Choice(["2M", "1G"], case_sensitive=False)
@@ -21,6 +21,7 @@ Examples:
   guestmemfs mount /mnt/guests --size 64G
   guestmemfs mount /mnt/guests
   guestmemfs mount /mnt/node1 --size 32G --numa-node 1 --name node1
+  guestmemfs mount /mnt/huge --size 32G --region hugetlb --page-size 1G --reserve
 """
 
 
@@ -36,6 +37,13 @@ Examples:
 )
 @click.option("--dax-dir", metavar="DIR", help="Directory on an fsdax filesystem, for --region dax.")
 @click.option("--numa-node", type=click.IntRange(min=0), metavar="N", help="Take memory of this node only.")
+@click.option("--reserve", is_flag=True, help="Grow the pool of huge pages as needed, for --region hugetlb.")
+@click.option(
+    "--huge",
+    type=click.Choice(get_args(HugeWish)),
+    metavar="[prefer|require]",
+    help="For tmpfs and memfd: what to do about memory without huge pages.  [default: prefer]",
+)
 @click.option("--name", metavar="NAME", help="Name of the instance.  [default: made from MOUNTPOINT]")
 @click.option(
     "--state-dir",
@@ -50,6 +58,8 @@ def mount(
     page_size: str | None,
     dax_dir: str | None,
     numa_node: int | None,
+    reserve: bool,
+    huge: HugeWish | None,
     name: str | None,
     state_dir: str | None,
     foreground: bool,
@@ -68,7 +78,19 @@ def mount(
 
     page_bytes = parse_size(page_size) if page_size is not None else None
     made = mount_instance(
-        Wishes(mountpoint, size, region, page_bytes, dax_dir, numa_node, name, state_dir, foreground)
+        Wishes(
+            mountpoint,
+            size,
+            region,
+            page_bytes,
+            dax_dir,
+            numa_node,
+            name,
+            state_dir,
+            foreground,
+            reserve=reserve,
+            huge=huge,
+        )
     )
     what = f"{size_text(made.config.size_bytes)} {made.config.kind} region"
     result(f"instance {made.name} serves a {what} at {made.config.mountpoint}")

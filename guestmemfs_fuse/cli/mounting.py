@@ -29,7 +29,7 @@ from guestmemfs_fuse.handover import fdnames, fdstore, launch
 from guestmemfs_fuse.linux import hugepages, mount
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import Instance, InstanceConfig, Paths
-from guestmemfs_fuse.region import choose, host_memory
+from guestmemfs_fuse.region import choose, host_memory, hugetlb_pool, hugetlb_reserve
 
 _SETTLE_S = 10.0
 """For a daemon that is just coming or going."""
@@ -203,11 +203,21 @@ def _settle(where: Where, wishes: Wishes, host: Host) -> InstanceConfig:
         _say_gone(stored, wishes, host)
         again = made_anew(stored, wishes)
         config = new_config(again, where.name, where.mountpoint, dax_dir or again.dax_dir, host)
-    choose.region_is_there(config, where.paths)  # refuses a kind that this version does not have
+    _require_pages(config)
     if wishes.size_bytes is not None and config.size_bytes != wishes.size_bytes:
         block = exact_size(config.block_bytes)
         say(f"note: the size was rounded up to whole blocks of {block}: {exact_size(config.size_bytes)}")
     return config
+
+
+def _require_pages(config: InstanceConfig) -> None:
+    """A hugetlb region's pages must be there, or possible, before anything is made."""
+    if config.kind != "hugetlb":
+        return
+    if hugetlb_reserve.wanted(config):
+        hugetlb_reserve.require_possible(config)
+    else:
+        hugetlb_pool.require_pages(config.size_bytes, config.block_bytes, config.numa_node)
 
 
 def _dax_dir(wishes: Wishes) -> str | None:
@@ -254,10 +264,13 @@ def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -
     is_new_region = stored is None or stored.uuid_hex != config.uuid_hex
     if stored is not None and is_new_region:
         choose.destroy_region(stored, paths)  # what is left beside the memory, so that nothing old is found
+        stored = _given_back(paths)
     if config != stored:
         config.save(paths.state_dir)
     argv = launch.daemon_argv(paths.state_dir)
     try:
+        if is_new_region and hugetlb_reserve.wanted(config):
+            config = hugetlb_reserve.take(config, lambda changed: changed.save(paths.state_dir))
         if wishes.foreground:
             sys.stdout.flush()
             os.execv(argv[0], argv)
@@ -278,7 +291,15 @@ def _undo(config: InstanceConfig, stored: InstanceConfig | None, paths: Paths, i
         if sight.our_mount(config.mountpoint) is not None:
             mount.umount(config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         choose.destroy_region(config, paths)
+        _given_back(paths)
     if stored is None:
         os.unlink(paths.config)
     elif stored != config:
         stored.save(paths.state_dir)
+
+
+def _given_back(paths: Paths) -> InstanceConfig:
+    """Take out of the pool what --reserve put in for a region that is gone, as the file has it."""
+    config = InstanceConfig.load(paths.state_dir)
+    boot_id = registry.current_boot_id()
+    return hugetlb_reserve.give_back(config, boot_id, lambda changed: changed.save(paths.state_dir))

@@ -21,7 +21,7 @@ from guestmemfs_fuse.linux.users import Dev
 from guestmemfs_fuse.metadata import store
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance import Instance
-from guestmemfs_fuse.region import choose
+from guestmemfs_fuse.region import choose, hugetlb_figures
 from guestmemfs_fuse.region.choose import OpenRegion
 
 
@@ -75,7 +75,8 @@ def whole_report(offline: Offline) -> dict[str, Any]:
 def _accounted(kind: str, state: State) -> dict[str, Any]:
     """A region whose blocks are all in the metadata."""
     assert state.free is not None
-    return _figures(kind, state, state.region_bytes - state.free.free_blocks * state.block_bytes)
+    figures = _figures(kind, state, state.region_bytes - state.free.free_blocks * state.block_bytes)
+    return {**figures, "hugetlb": hugetlb_figures.figures(state.free, state.block_bytes)}
 
 
 def _figures(kind: str, state: State, used_bytes: int) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def _print(shown: dict[str, Any]) -> None:
             f"{size_text(region['free_bytes'])} free, blocks of {size_text(region['block_bytes'])}",
         ),
         ("huge pages", _coverage(shown["huge"])),
+        *_pool(region.get("hugetlb")),
     ):
         result(f"{label:<12}{text}")
     if shown["files"]:
@@ -107,6 +108,18 @@ def _print(shown: dict[str, Any]) -> None:
             say(f"  {line}")
     if shown["advice"]:
         say(f"note: {shown['advice']}")
+
+
+def _pool(hugetlb: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if hugetlb is None:
+        return []
+    largest, scattered = size_text(hugetlb["largest_run_bytes"]), f"{hugetlb['fragmentation']:.0%}"
+    lines = [("free", f"{largest} in one piece, {scattered} outside of it")]
+    if (pool := hugetlb["pool"]) is not None:
+        saves = {None: "unknown here", True: "on", False: "off"}[hugetlb["hvo"]]
+        pages = f"{pool['total']} pages of {size_text(hugetlb['page_bytes'])}"
+        lines.append(("pool", f"{pages}, {pool['free']} free, {pool['reserved']} reserved; HVO {saves}"))
+    return lines
 
 
 def _coverage(huge: dict[str, Any]) -> str:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UsageError
 from guestmemfs_fuse.core.types import round_up
-from guestmemfs_fuse.metadata.instance import InstanceConfig, RegionKind
+from guestmemfs_fuse.metadata.instance import HugeWish, InstanceConfig, RegionKind
 
 DEFAULT_KIND: RegionKind = "tmpfs"
 HUGE_PAGE_BYTES = 2 << 20
 GIGANTIC_PAGE_BYTES = 1 << 30
+RESERVE = "reserve"
+"""The key of InstanceConfig.options that says what --reserve did (region/hugetlb_reserve.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Wishes:
     name: str | None = None
     state_dir: str | None = None
     foreground: bool = False
+    reserve: bool = False
+    huge: HugeWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,9 @@ def new_config(wishes: Wishes, name: str, mountpoint: str, dax_dir: str | None, 
         boot_id=host.boot_id,
         created_ns=host.now_ns,
         numa_node=wishes.numa_node,
+        huge=wishes.huge or "prefer",
         dax_dir=dax_dir,
+        options={RESERVE: {"pages": 0, "floor": None}} if wishes.reserve else {},
     )
 
 
@@ -79,6 +85,7 @@ def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
     """
     if wishes.kind not in (None, stored.kind):
         return replace(wishes, size_bytes=wishes.size_bytes or stored.size_bytes)
+    has_huge = stored.kind in ("tmpfs", "memfd")
     return replace(
         wishes,
         size_bytes=wishes.size_bytes or stored.size_bytes,
@@ -86,6 +93,8 @@ def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
         page_bytes=wishes.page_bytes or stored.block_bytes,
         dax_dir=wishes.dax_dir or stored.dax_dir,
         numa_node=stored.numa_node if wishes.numa_node is None else wishes.numa_node,
+        reserve=wishes.reserve or RESERVE in stored.options,
+        huge=wishes.huge or (stored.huge if has_huge else None),
     )
 
 
@@ -98,6 +107,7 @@ def require_same(stored: InstanceConfig, wishes: Wishes, dax_dir: str | None) ->
         ("--size", size_bytes and round_up(size_bytes, stored.block_bytes), stored.size_bytes),
         ("--dax-dir", dax_dir, stored.dax_dir),
         ("--numa-node", wishes.numa_node, stored.numa_node),
+        ("--huge", wishes.huge, stored.huge),
     )
     for option, wanted, there in compared:
         if wanted is not None and wanted != there:
@@ -110,6 +120,15 @@ def require_same(stored: InstanceConfig, wishes: Wishes, dax_dir: str | None) ->
 def _check_combination(kind: RegionKind, wishes: Wishes) -> None:
     if wishes.page_bytes == GIGANTIC_PAGE_BYTES and kind != "hugetlb":
         raise UsageError(f"a {kind} region has no 1G pages", hint="use --region hugetlb, or --page-size 2M")
+    if wishes.reserve and kind != "hugetlb":
+        raise UsageError(
+            f"--reserve does not go with --region {kind}", hint="only hugetlb pages come from a pool"
+        )
+    if wishes.huge is not None and kind not in ("tmpfs", "memfd"):
+        raise UsageError(
+            f"--huge does not go with --region {kind}",
+            hint="hugetlb has nothing but huge pages, dax has those its filesystem aligns",
+        )
     if kind == "dax" and wishes.dax_dir is None:
         raise UsageError(
             "--region dax needs --dax-dir, a directory on an fsdax filesystem",

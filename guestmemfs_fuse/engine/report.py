@@ -17,6 +17,7 @@ from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import mappings
 from guestmemfs_fuse.linux import users
+from guestmemfs_fuse.region import hugetlb_figures
 from guestmemfs_fuse.region.base import Region
 
 Report = dict[str, Any]
@@ -55,15 +56,18 @@ def one_file(state: State, region: Region, path: str, *, served: bool = True) ->
 
 
 def region_figures(state: State, region: Region) -> Report:
-    """The region's kind and use."""
+    """The region's kind and use; of a hugetlb region also what stands behind it."""
     use = region.use()
-    return {
+    found: Report = {
         "kind": region.kind,
         "size_bytes": use.size_bytes,
         "block_bytes": region.block_bytes,
         "used_bytes": use.used_bytes,
         "free_bytes": use.free_bytes,
     }
+    if state.free is not None:
+        found["hugetlb"] = hugetlb_figures.figures(state.free, state.block_bytes)
+    return found
 
 
 def huge_figures(rows: list[Report]) -> Report:

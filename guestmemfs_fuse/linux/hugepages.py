@@ -78,10 +78,15 @@ def set_pool(page_bytes: int, pages: int, node: int | None = None, sys: str = "/
 
     Raises OSError: ENOENT when there is no such page size or node, EACCES/EROFS when we may not.
     """
-    path = _pool_dir(page_bytes, node, sys) + "/nr_hugepages"
+    path = pool_path(page_bytes, node, sys)
     with open(path, "r+") as file:
         file.write(str(pages))
     return _number(path)
+
+
+def pool_path(page_bytes: int, node: int | None = None, sys: str = "/sys") -> str:
+    """The file that holds a pool's size."""
+    return _pool_dir(page_bytes, node, sys) + "/nr_hugepages"
 
 
 def optimizes_vmemmap(proc: str = "/proc") -> bool | None:

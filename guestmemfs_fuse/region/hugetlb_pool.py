@@ -11,6 +11,7 @@ import os
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.linux import hugepages, mount, mountinfo
+from guestmemfs_fuse.metadata.instance_config import InstanceConfig
 from guestmemfs_fuse.region import hugetlb
 
 
@@ -21,16 +22,14 @@ def is_there(root_path: str) -> bool:
 
 
 def missing_pages(size_bytes: int, page_bytes: int, numa_node: int | None) -> int:
-    """How many pages the pool lacks for a region. Raises UnsupportedError: no such page size or node."""
-    pool = _pool(page_bytes, numa_node)
-    free = pool.free if numa_node is not None else pool.available
+    """How many pages the pool lacks for a region. Raises UnsupportedError: no such page size or node.
+
+    A node's pool does not say how many of its free pages are promised, so those of the whole host are taken
+    to be as many: a promise may be kept on any node.
+    """
+    pool = pool_of(page_bytes, numa_node)
+    free = min(pool.free, pool_of(page_bytes, None).available) if numa_node is not None else pool.available
     return max(0, size_bytes // page_bytes - free)
-
-
-def add_pages(pages: int, page_bytes: int, numa_node: int | None) -> int:
-    """Grow the pool by `pages`; returns by how many it grew. Negative numbers give pages back."""
-    before = _pool(page_bytes, numa_node).total
-    return hugepages.set_pool(page_bytes, max(0, before + pages), numa_node) - before
 
 
 def require_pages(size_bytes: int, page_bytes: int, numa_node: int | None) -> None:
@@ -38,22 +37,40 @@ def require_pages(size_bytes: int, page_bytes: int, numa_node: int | None) -> No
     missing = missing_pages(size_bytes, page_bytes, numa_node)
     if not missing:
         return
-    pool = _pool(page_bytes, numa_node)
-    where = f" of node {numa_node}" if numa_node is not None else ""
+    pool = pool_of(page_bytes, numa_node)
     raise OutOfMemoryError(
-        f"the pool of {page_bytes >> 10} kB pages{where} lacks {missing} of {size_bytes // page_bytes} pages",
-        hint=_advice(pool.total + missing, page_bytes, numa_node),
+        f"the pool of {_named(page_bytes, numa_node)} lacks {missing} of {size_bytes // page_bytes} pages",
+        hint=f"mount with --reserve, or: {_setting(pool.total + missing, page_bytes, numa_node)}",
     )
 
 
-def _advice(pages: int, page_bytes: int, numa_node: int | None) -> str:
+def too_few(config: InstanceConfig, wanted: int, got: int) -> OutOfMemoryError:
+    """The error for a pool that did not grow as far as was asked."""
+    pool = pool_of(config.block_bytes, config.numa_node)
+    boot = _boot_option(pool.total + wanted, config.block_bytes)
+    return OutOfMemoryError(
+        f"the kernel found only {got} of {wanted} more {_named(config.block_bytes, config.numa_node)}",
+        hint=f"its memory is fragmented or used; booting with `{boot}` is sure",
+    )
+
+
+def _named(page_bytes: int, numa_node: int | None) -> str:
+    where = f" on node {numa_node}" if numa_node is not None else ""
+    return f"{page_bytes >> 10} kB pages{where}"
+
+
+def _setting(pages: int, page_bytes: int, numa_node: int | None) -> str:
+    """What would give a pool that many pages."""
     if numa_node is not None:
-        pool = f"node{numa_node}/hugepages/hugepages-{page_bytes >> 10}kB/nr_hugepages"
-        return f"--reserve grows it, or: echo {pages} > /sys/devices/system/node/{pool}"
+        return f"echo {pages} > {hugepages.pool_path(page_bytes, numa_node)}"
     if page_bytes == 2 << 20:
-        return f"--reserve grows it, or: sysctl vm.nr_hugepages={pages}"
-    boot = f"hugepagesz={page_bytes >> 30}G hugepages={pages}"
-    return f"--reserve tries to grow it; only booting with {boot} is sure"
+        return f"sysctl vm.nr_hugepages={pages}"
+    return f"boot with `{_boot_option(pages, page_bytes)}`"
+
+
+def _boot_option(pages: int, page_bytes: int) -> str:
+    size = f"{page_bytes >> 30}G" if page_bytes >> 30 else f"{page_bytes >> 20}M"
+    return f"hugepagesz={size} hugepages={pages}"
 
 
 def create(root_path: str, size_bytes: int, page_bytes: int) -> None:
@@ -83,7 +100,8 @@ def destroy(root_path: str) -> None:
         mount.umount(root_path, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
 
 
-def _pool(page_bytes: int, numa_node: int | None) -> hugepages.Pool:
+def pool_of(page_bytes: int, numa_node: int | None) -> hugepages.Pool:
+    """The pool of a page size, of a node or of the host. Raises UnsupportedError when there is none."""
     pools = hugepages.read_pools() if numa_node is None else hugepages.read_node_pools()
     for pool in pools:
         if pool.page_bytes == page_bytes and pool.node == numa_node:

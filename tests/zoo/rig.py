@@ -42,10 +42,17 @@ def build(directory: Path, name: str, *options: str) -> Path:
     return program
 
 
-def _change_pool(pages: int) -> int:
-    """Add pages (or take them away); returns how many were added."""
+@contextlib.contextmanager
+def pool_lock() -> Iterator[None]:
+    """No other test changes the pool meanwhile."""
     with open(Path(tempfile.gettempdir()) / "guestmemfs-test-hugepages.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _change_pool(pages: int) -> int:
+    """Add pages (or take them away); returns how many were added."""
+    with pool_lock():
         before = int(POOL.read_text())
         POOL.write_text(str(max(0, before + pages)))
         return int(POOL.read_text()) - before
