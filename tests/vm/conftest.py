@@ -1,7 +1,8 @@
 """How VM tests are selected, and what happens where no VM can run.
 
-A test marked `vm_full` is left out of a plain `pytest` run: `make test-vm` (GUESTMEMFS_VM_TESTS=all), or
-any -m expression, brings it in. A host that cannot boot a machine skips, and fails where GUESTMEMFS_STRICT=1.
+A plain `pytest` run leaves out what is marked `vm_full` (GUESTMEMFS_VM_TESTS=all, `make test-vm`, brings it
+in) and `vm_luo` (needs the kernel that scripts/build-luo-kernel makes). A -m expression that names a mark
+decides itself. A host that cannot boot a machine skips, and fails where GUESTMEMFS_STRICT=1.
 """
 
 from __future__ import annotations
@@ -13,18 +14,25 @@ import pytest
 
 from .errors import VmSetupError
 
+_MARKERS = {
+    "vm_full": "boots a VM, not part of the default run (make test-vm)",
+    "vm_luo": "boots the kernel made by scripts/build-luo-kernel (pytest -m vm_luo)",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "vm_full: boots a VM, not part of the default run (make test-vm)")
+    for name, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.markexpr or os.environ.get("GUESTMEMFS_VM_TESTS") == "all":
-        return
-    left_out = [item for item in items if item.get_closest_marker("vm_full")]
+    absent = {name for name in _MARKERS if name not in config.option.markexpr}
+    if os.environ.get("GUESTMEMFS_VM_TESTS") == "all":
+        absent.discard("vm_full")
+    left_out = [item for item in items if any(mark.name in absent for mark in item.iter_markers())]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("vm_full")]
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
