@@ -28,10 +28,11 @@ import pyfuse3
 import trio
 
 from guestmemfs_fuse.control import health
-from guestmemfs_fuse.control.handlers import Args, Handlers
+from guestmemfs_fuse.control.handlers import Args, Handlers, argument
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.engine import resizing
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
@@ -105,6 +106,7 @@ class Daemon:
             storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
             self._storage = storage
             self._cleanup.callback(storage.close)
+            self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
             stored = self._fds.get(fdnames.FUSE, [])
             self._connection = connect(self._config.mountpoint, self._config.name, stored, storage.state)
             self._cleanup.callback(os.close, self._connection.fd)
@@ -128,7 +130,7 @@ class Daemon:
         self._listener = adopt_listener(listeners[0]) if listeners else bind_listener(self._paths.state_dir)
         self._cleanup.callback(self._listener.close)
         self._handlers = Handlers(self._engine)
-        own = {"ping": self._ping, "status": self._status, "restart": self._restart}
+        own = {"ping": self._ping, "status": self._status, "restart": self._restart, "resize": self._resize}
         self._server = ControlServer(self._listener, {**self._handlers.table(), **own})
 
     async def _serve(self) -> None:
@@ -193,9 +195,13 @@ class Daemon:
     async def _in_background(self) -> None:
         """What can be stopped at any moment: put right what a crash left, fold the journal."""
         with self._background:
-            if not self._is_clean:
-                await self._engine.sweep()
-            await self._storage.compact_when_due()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._engine.orphans.run)
+                if self._is_clean:
+                    self._engine.swept.set()
+                else:
+                    await self._engine.sweep()
+                await self._storage.compact_when_due()
 
     async def _feed_watchdog(self) -> None:
         """Only where somebody waits for it (WatchdogSec= of the unit)."""
@@ -250,6 +256,13 @@ class Daemon:
             return None
         return holder_pid(self._paths.state_dir) or 1
 
+    async def _resize(self, args: Args, progress: Progress) -> object:
+        """{size_bytes} -> {old_bytes, new_bytes}: the region's size, in whole blocks."""
+        old_bytes = self._engine.state.region_bytes
+        new_bytes = await resizing.resize_region(self._engine, argument(args, "size_bytes", int))
+        self._config = resizing.save(self._config, new_bytes, self._paths.state_dir)
+        return {"old_bytes": old_bytes, "new_bytes": new_bytes}
+
     async def _restart(self, args: Args, progress: Progress) -> object:
         """{} -> {successor_pid}, once it is ready to take over; until then we go on serving."""
         return {"successor_pid": await self._nursery.start(self._hand_over)}
@@ -280,7 +293,8 @@ class Daemon:
         self._storage.close(snapshot=False)
         self._notifier.main_pid(successor.pid)
         self._lock.release()
-        successor.go(Word(clean=left == 0, drained_ns=drained_ns))
+        is_clean = left == 0 and self._engine.swept.is_set()
+        successor.go(Word(clean=is_clean, drained_ns=drained_ns))
         with trio.move_on_after(_LAST_REPLIES_S):
             await self._server.all_answered()
 

@@ -88,8 +88,8 @@ class Engine:
 
     async def freeze(self) -> None:
         """Enter the serialised state: drains what is under way, then nothing changes any more."""
-        await self.gate.close()
         try:
+            await self.gate.close()
             self.ledger.commit(cmd.Freeze(True))
         finally:
             self.gate.open()

@@ -23,9 +23,9 @@ class Gate:
 
     def __init__(self) -> None:
         self._locks: dict[Ino, trio.Lock] = {}
-        self._closed = False
+        self._closed = 0
         self._under_way = 0
-        self._empty = trio.Event()
+        self._changed = trio.Event()
 
     @property
     def under_way(self) -> int:
@@ -47,15 +47,28 @@ class Gate:
                 self._locks.pop(ino, None)
             self._under_way -= 1
             if self._under_way == 0:
-                self._empty.set()
+                self._stir()
+
+    @asynccontextmanager
+    async def settling(self, ino: Ino) -> AsyncIterator[None]:
+        """As `exclusive`, for work of our own that can wait until a freeze is through (sweep, fsck)."""
+        while self._closed:
+            await self._changed.wait()
+        async with self.exclusive(ino):
+            yield
 
     async def close(self) -> None:
         """Let no multi-step change begin any more, and wait until those under way are through."""
-        self._closed = True
+        self._closed += 1
         while self._under_way:
-            self._empty = trio.Event()
-            await self._empty.wait()
+            await self._changed.wait()
 
     def open(self) -> None:
-        """Let changes begin again."""
-        self._closed = False
+        """Let changes begin again, unless somebody else still has it closed."""
+        self._closed -= 1
+        self._stir()
+
+    def _stir(self) -> None:
+        """Make everybody who waits look again."""
+        self._changed.set()
+        self._changed = trio.Event()

@@ -4,13 +4,23 @@ The kernel says FORGET when it drops an inode, but a FORGET that a dying daemon 
 new daemon does not know the lookup counts. So nothing is counted: whether an orphan may go is asked of
 the kernel itself (Kernel.knows), after a FORGET, at start-up, and when memory runs short.
 
-Called by the relay (forget), by engine/memory (room) and at start-up.
+Where files are extents of one region file (hugetlb), that is not all: `guestmemfs run` maps the region file,
+so the kernel drops the inode while a guest still uses its blocks. Who does is found in /proc (in a thread),
+and their end is waited for (pidfd_open(2)): no memory stays behind, and nothing ever looks at intervals. Who
+only unmaps, and lives on, is noticed at the next FORGET, status, statfs or lack of room.
+
+Called by the relay (forget), engine/memory (room), control (status) and at start-up; run() is a task of the
+daemon.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
+from typing import Final
+
+import trio
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import FsError
@@ -24,6 +34,9 @@ from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
 
+_MOST_WATCHED: Final = 256
+"""Processes whose end is waited for at the same time; there is a descriptor for each."""
+
 
 class Orphans:
     """Reaps inodes that have neither name nor user."""
@@ -35,6 +48,8 @@ class Orphans:
         self._backings = backings
         self._unborn: set[int] = set()
         self.reaped = 0
+        self._due = trio.Event()
+        self._watched: set[int] = set()
 
     def expected(self, ino: Ino) -> None:
         """An inode was made without a name (O_TMPFILE): the kernel will hold it once it has our reply.
@@ -55,29 +70,92 @@ class Orphans:
             inode = state.inodes.get(Ino(number))
             if inode is None or (inode.backing_id is None and inode.nlink) or self._kernel.knows(inode.ino):
                 continue
-            try:
-                self._let_go(inode.ino)
-            except FsError as error:
-                log.warning("inode %d stays for now: %s", inode.ino, error)
+            self._try_let_go(inode.ino)
 
     def sweep(self) -> int:
-        """Reap every orphan the kernel does not hold; returns how many."""
+        """Reap every orphan the kernel does not hold; returns how many. Some are left to run()."""
         before = self.reaped
         self._reap_unused(self._ledger.state.orphans - self._unborn)
         return self.reaped - before
 
-    def _is_mapped(self, inode: Inode) -> bool:
-        """Where blocks are shared out of one region file the kernel's inode does not count its mappings."""
-        if self._region.region_file is None or not inode.extents:
-            return False
-        return bool(mappings.mapped_beyond(mappings.viewpoint((), self._region), inode, 0))
+    async def reap(self) -> int:
+        """As sweep, and those of the region file whose blocks nobody maps; returns how many went."""
+        before = self.reaped
+        self.sweep()
+        await self._reap_unmapped()
+        return self.reaped - before
 
-    def _let_go(self, ino: Ino) -> None:
+    async def run(self) -> None:
+        """Reap what processes map now as soon as they have ended; runs for ever."""
+        if self._region.region_file is None:
+            return
+        if self._ledger.state.orphans:
+            self._due.set()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._due.wait()
+                self._due = trio.Event()
+                for pid in await self._reap_unmapped():
+                    if pid not in self._watched and len(self._watched) < _MOST_WATCHED:
+                        self._watched.add(pid)
+                        nursery.start_soon(self._wait_for_end, pid)
+
+    async def _wait_for_end(self, pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._watched.discard(pid)
+            if not isinstance(error, ProcessLookupError):
+                log.warning("the end of process %d will not be noticed: %s", pid, error)
+                return
+        else:
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+                self._watched.discard(pid)
+        self._due.set()
+
+    async def _reap_unmapped(self) -> set[int]:
+        """Let orphans of the region file go that nobody maps; returns the pids that keep the others."""
+        waiting = self._waiting()
+        if not waiting:
+            return set()
+        view = mappings.viewpoint((), self._region)
+        mapped = await trio.to_thread.run_sync(mappings.mapped_by, view, waiting)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        for inode in waiting:
+            # Meanwhile it may have gone, but not come into use: who maps it has a descriptor of it.
+            if inode.ino in self._ledger.state.orphans and inode.ino not in mapped:
+                self._try_let_go(inode.ino, is_unmapped=True)
+        return {user.pid for users in mapped.values() for user in users}
+
+    def _waiting(self) -> list[Inode]:
+        """Orphans that only mappings of the region file can still keep."""
+        state = self._ledger.state
+        if self._region.region_file is None or state.frozen:
+            return []
+        inodes = [state.inodes[ino] for ino in state.orphans - self._unborn]
+        return [inode for inode in inodes if inode.extents and not self._kernel.knows(inode.ino)]
+
+    def _try_let_go(self, ino: Ino, *, is_unmapped: bool = False) -> None:
+        try:
+            self._let_go(ino, is_unmapped)
+        except FsError as error:
+            log.warning("inode %d stays for now: %s", ino, error)
+
+    def _let_go(self, ino: Ino, is_unmapped: bool) -> None:
         state = self._ledger.state
         inode = state.inodes[ino]
         self._backings.release(ino)
-        if ino in state.orphans and not state.frozen and not self._is_mapped(inode):
-            self._ledger.commit(cmd.Reap(ino))
+        if ino not in state.orphans or state.frozen:
+            return
+        if self._region.region_file is not None and inode.extents and not is_unmapped:
+            self._due.set()  # to find out who maps it takes longer than may be spent here
+        else:
+            # The memory first: nobody can reach it any more, and a crash in between leaves an orphan that the
+            # next daemon reaps. The other way round it would leave memory that belongs to nobody.
             if inode.is_file:
                 self._region.discard(inode)
+            self._ledger.commit(cmd.Reap(ino))
             self.reaped += 1

@@ -50,11 +50,11 @@ def settle(state: State, region: Region, ino: Ino) -> bool:
 
 
 def discard_stray(state: State, region: Region, ino: Ino) -> bool:
-    """Remove a backing nobody was told about: empty, or of a number never given out. Else fsck's business."""
+    """Remove a backing nobody was told about: those are empty. What holds memory is fsck's business."""
     if ino in state.inodes:
         return False
     stray = Inode(ino, 0o100600, 0, 0, 0, 0, 0, 0)
-    if ino < state.next_ino and region.stat(stray).allocated_bytes:
+    if region.stat(stray).allocated_bytes:
         log.warning("the backing file of inode %d belongs to no file; guestmemfs fsck says more", ino)
         return False
     region.discard(stray)
