@@ -27,10 +27,12 @@ ENTRIES = (
     Entry("resize-file", "resize_file:resize_file", "Set a file's size, by force where the mount refuses."),
     Entry("freeze", "freeze:freeze", "Refuse every modification; mmap goes on."),
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
+    Entry("fsck", "fsck:fsck", "Check the metadata against the region."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
-    Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
+    Entry("resize", "resize:resize", "Grow or shrink a region under its mount."),
     Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
     Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),
+    Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )
 
 EXIT_CODES = """\b

@@ -50,6 +50,7 @@ class Handlers:
             "thaw": self.thaw,
             "resize_file": self.resize_file,
             "layout": self.layout,
+            "fsck": self.fsck,
         }
 
     async def report(self) -> dict[str, Any]:
@@ -111,3 +112,13 @@ class Handlers:
         # know which of the two it is.
         can = self._engine.kernel.has_passthrough
         return {**layout, "passthrough": bool(layout["passthrough"]) and can}
+
+    async def fsck(self, args: Args, progress: Progress) -> object:
+        """{repair} -> what is wrong between metadata and region (engine/fsck.Result.as_plain)."""
+        from guestmemfs_fuse.engine import fsck_online  # not needed in the life of most daemons
+
+        def tick(done: int, total: int) -> None:
+            trio.from_thread.run(progress, {"done": done, "total": total})
+
+        result = await fsck_online.check(self._engine, repair=argument(args, "repair", bool), tick=tick)
+        return result.as_plain()

@@ -19,7 +19,7 @@ from typing import Protocol
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.decide import decide
 from guestmemfs_fuse.core.evolve import apply
-from guestmemfs_fuse.core.records import Made, Transaction
+from guestmemfs_fuse.core.records import Made, Record, Transaction
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import NO_REQUEST, ROOT_INO, Ino, Unique
 
@@ -68,12 +68,21 @@ class Ledger:
         ino = made if made is not None else getattr(command, "ino", ROOT_INO)
         if records:
             unique = Unique(origin.unique) if origin is not None else NO_REQUEST
-            transaction = Transaction(records, unique, ino)
-            self._journal.append(transaction)
-            apply(self.state, transaction)
-            self.committed += 1
-            self.on_commit()
+            self._write(Transaction(records, unique, ino))
         return Ino(ino)
+
+    def repair(self, records: tuple[Record, ...]) -> None:
+        """Journal and apply records that no command asks for. Only for fsck, which found them due.
+
+        Raises FsError when they cannot be written; then nothing has changed.
+        """
+        self._write(Transaction(records))
+
+    def _write(self, transaction: Transaction) -> None:
+        self._journal.append(transaction)
+        apply(self.state, transaction)
+        self.committed += 1
+        self.on_commit()
 
     def check(self, command: cmd.Command) -> None:
         """Raise what `commit` would raise now, without doing anything."""
