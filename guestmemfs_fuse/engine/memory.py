@@ -9,7 +9,8 @@ Called by fuse/operations (setattr), the relay's hooks (fallocate) and control (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Final, TypeVar
 
@@ -71,6 +72,12 @@ class Memory:
                 if size_bytes < inode.size_bytes and not force:
                     await self._require_unmapped(inode, size_bytes)
                 await self._cut(inode, command, origin)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """No allocation and no cut is under way inside the block, in any file."""
+        async with self._one_at_a_time:
+            yield
 
     async def _cut(self, inode: Inode, command: cmd.Resize, origin: Origin | None) -> None:
         """Commit, then give memory back; blocks that were cut are handed out again only afterwards."""
