@@ -60,8 +60,29 @@ def unclaimed(devs: Iterable[Dev]) -> list[Dev]:
     An anonymous number is given anew as soon as its superblock is gone (get_anon_bdev() in fs/super.c), and
     its new owner's users are not ours. As long as somebody maps a file, the superblock is not gone.
     """
-    claimed = {mount.dev for mount in mountinfo.read_mounts()}
-    return [dev for dev in devs if dev not in claimed]
+    wanted = list(devs)
+    if not wanted:
+        return []
+    claimed = {mount.dev for pid in _one_pid_per_namespace() for mount in _mounts(pid)}
+    return [dev for dev in wanted if dev not in claimed]
+
+
+def _one_pid_per_namespace() -> list[int]:
+    """A process of every mount namespace that has one: services and containers have mounts of their own."""
+    found: dict[str, int] = {}
+    for pid in _pids():
+        try:
+            found.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), pid)
+        except OSError:
+            continue
+    return list(found.values())
+
+
+def _mounts(pid: int) -> list[mountinfo.MountEntry]:
+    try:
+        return mountinfo.read_mounts(pid)
+    except OSError:
+        return []
 
 
 def dev_field(dev: Dev) -> bytes:

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.linux import users
+from guestmemfs_fuse.linux import mountinfo, users
 
 PAGE = mmap.PAGESIZE
 MAPS = b"""\
@@ -113,3 +114,21 @@ def test_open_descriptors_of_all_processes_count(tmp_path: Path) -> None:
         finally:
             child.communicate()
     assert stat.st_ino not in users.open_counts([dev])
+
+
+def test_device_numbers_that_some_mount_has_are_claimed() -> None:
+    (proc,) = [mount.dev for mount in mountinfo.read_mounts() if mount.mountpoint == "/proc"]
+    nobodys = (0, 0xFFFFF)  # MINORMASK: the last anonymous device number there can be
+    assert users.unclaimed([proc, nobodys]) == [nobodys]
+    assert users.unclaimed([]) == []
+
+
+def test_mounts_of_other_namespaces_claim_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = (0, 0xFFFFE)
+    own = mountinfo.read_mounts()
+    mounts = {os.getpid(): own, 7: [replace(own[0], major=theirs[0], minor=theirs[1])]}
+    namespaces = {f"/proc/{os.getpid()}/ns/mnt": "mnt:[1]", "/proc/7/ns/mnt": "mnt:[2]"}
+    monkeypatch.setattr(users, "_pids", lambda: sorted(mounts))
+    monkeypatch.setattr(mountinfo, "read_mounts", mounts.__getitem__)
+    monkeypatch.setattr(users.os, "readlink", namespaces.__getitem__)
+    assert users.unclaimed([theirs, (0, 0xFFFFD)]) == [(0, 0xFFFFD)]
