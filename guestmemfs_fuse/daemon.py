@@ -14,6 +14,7 @@ mountpoint while it is mounted; no path lets go of guest memory.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -105,6 +106,7 @@ class Daemon:
         with self._cleanup:
             storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
             self._storage = storage
+            gc.freeze()  # a full collection would stop callers for as long as the inode table is large
             self._cleanup.callback(storage.close)
             self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
             stored = self._fds.get(fdnames.FUSE, [])
@@ -123,6 +125,8 @@ class Daemon:
         self._relay = Relay(connection.fd, EngineHooks(self._engine), self._session_started)
         self._cleanup.callback(self._relay.close)
         self._pump = not session.attach(self._relay)
+        if self._pump:
+            log.warning("this pyfuse3 cannot be attached to; every request costs more than twice as much")
         operations = GuestOperations(self._engine, self._relay.find_request)
         pyfuse3.init(operations, self._relay.session_path, {"fsname=guestmemfs"})
         self._cleanup.callback(pyfuse3.close, unmount=False)
