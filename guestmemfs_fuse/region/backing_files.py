@@ -23,7 +23,7 @@ from guestmemfs_fuse.core.errors import (
     RegionFullError,
 )
 from guestmemfs_fuse.core.state import Inode, State
-from guestmemfs_fuse.core.types import Extent, Ino, round_down, round_up
+from guestmemfs_fuse.core.types import FILE_MAX_BYTES, Extent, Ino, round_down, round_up
 from guestmemfs_fuse.linux import coverage, memory
 from guestmemfs_fuse.region import host_memory, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
@@ -91,6 +91,9 @@ class BackingFiles(ABC):
             yield fd
         finally:
             os.close(fd)
+
+    def foresee(self, inode: Inode, end_bytes: int) -> None:
+        """See Region.foresee: backing files have no state."""
 
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
         """See Region.fill."""
@@ -171,7 +174,7 @@ class BackingFiles(ABC):
         reach = round_up(max(inode.size_bytes, inode.prealloc_bytes), self.block_bytes)
         status = os.fstat(fd)
         if status.st_blocks * 512 > reach or status.st_size > reach:
-            _free(fd, ((reach, max(reach + self.block_bytes, status.st_size)),))
+            _free_behind(fd, reach)
 
     def punch(self, inode: Inode, offset_bytes: int, length_bytes: int) -> None:
         """See Region.punch."""
@@ -226,3 +229,19 @@ def _free(fd: int, ranges: tuple[tuple[int, int], ...] | list[tuple[int, int]]) 
     mode = memory.FALLOC_FL_PUNCH_HOLE | memory.FALLOC_FL_KEEP_SIZE
     for start, end in ranges:
         memory.fallocate(fd, mode, start, end - start)
+
+
+def _free_behind(fd: int, start: int) -> None:
+    """Free everything from `start` on, wherever it ends: an interrupted allocation may have got far.
+
+    fallocate(2) says EFBIG to an end beyond what the filesystem can address.
+    """
+    end = FILE_MAX_BYTES
+    while end > start:
+        try:
+            _free(fd, ((start, end),))
+            return
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+        end //= 2
