@@ -9,6 +9,7 @@ Called by fuse/operations (setattr), the relay's hooks (fallocate) and control (
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -35,6 +36,9 @@ PUNCH_HOLE: Final = 2
 _INLINE_BYTES: Final = 16 << 20
 """Work on less than this takes well under a millisecond and is not worth a thread."""
 
+_EARLY_INTERRUPTS: Final = 256
+"""How many interrupts of requests that have not begun (or never will: most calls do not wait) are kept."""
+
 
 class Memory:
     """The calls that move memory between a file and the region."""
@@ -46,12 +50,18 @@ class Memory:
         self._orphans = orphans
         self._one_at_a_time = trio.Lock()
         self._running: dict[int, bool] = {}
+        self._early: OrderedDict[int, None] = OrderedDict()
         self._own_numbers = count(-1, -1)
 
     def interrupt(self, unique: int) -> None:
         """The caller of request `unique` gave up: an allocation stops at its next piece."""
         if unique in self._running:
             self._running[unique] = True
+            return
+        # Both may lie in the channel at the same time: then this comes before its request has begun.
+        self._early[unique] = None
+        if len(self._early) > _EARLY_INTERRUPTS:
+            self._early.popitem(last=False)
 
     async def resize(
         self, ino: Ino, size_bytes: int, origin: Origin | None = None, *, force: bool = False
@@ -123,7 +133,8 @@ class Memory:
         self, inode: Inode, start_bytes: int, end_bytes: int, command: cmd.Command, origin: Origin | None
     ) -> None:
         unique = origin.unique if origin is not None else next(self._own_numbers)
-        self._running[unique] = False
+        self._running[unique] = unique in self._early
+        self._early.pop(unique, None)
         try:
             # One at a time: two allocations must not each see the room the other one takes.
             async with self._one_at_a_time:
