@@ -117,7 +117,7 @@ class Guest:
             *("-machine", "pc,memory-backend=ram0,mem-merge=off"),
             *("-kernel", str(self._boot.kernel)),
             *("-initrd", str(self._boot.initramfs)),
-            *("-append", f"console=ttyS0 quiet panic=-1 pattern_mib={self._pattern_mib}"),
+            *("-append", f"console=ttyS0 quiet panic=-1 no_timer_check pattern_mib={self._pattern_mib}"),
             "-chardev",
             f"socket,id=serial,path={self.serial_path},server=on,wait=off,"
             f"logfile={self.serial_log},logappend=on",
