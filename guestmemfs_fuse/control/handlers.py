@@ -56,6 +56,7 @@ class Handlers:
     async def report(self) -> dict[str, Any]:
         """The part of `status` that is about region and files."""
         engine = self._engine
+        await engine.orphans.reap()
         listed, devices = report.listing(engine.state), report.devices_of(engine.state)
         rows = await trio.to_thread.run_sync(report.files, listed, devices, engine.region)
         return {

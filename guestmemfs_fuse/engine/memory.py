@@ -74,12 +74,13 @@ class Memory:
         async with self._gate.exclusive(ino):
             if self._ledger.already_done(origin) is not None:
                 return
-            self._ledger.check(command)
+            await self._check(command)
             inode = inode_of(self._ledger.state, ino)
             if size_bytes > inode.size_bytes:
                 await self._grow(inode, inode.size_bytes, size_bytes, command, origin)
             else:
-                if size_bytes < inode.size_bytes and not force:
+                # Blocks of one region file become another file's: nobody may go on seeing them.
+                if size_bytes < inode.size_bytes and (not force or self._region.region_file is not None):
                     await self._require_unmapped(inode, size_bytes)
                 await self._cut(inode, command, origin)
 
@@ -114,7 +115,7 @@ class Memory:
         async with self._gate.exclusive(ino):
             if self._ledger.already_done(origin) is not None:
                 return
-            self._ledger.check(command)
+            await self._check(command)
             inode = inode_of(self._ledger.state, ino)
             await self._grow(inode, offset_bytes, offset_bytes + length_bytes, command, origin)
 
@@ -148,14 +149,27 @@ class Memory:
             raise
         self._region.settle(inode)
 
-    async def _fill(self, inode: Inode, start_bytes: int, end_bytes: int, stop: Stop) -> Filled:
-        length_bytes = end_bytes - start_bytes
+    async def _check(self, command: cmd.Command) -> None:
+        """Raise what the commit would raise now; where blocks lack, those of removed files may be due."""
         try:
-            return await _work(length_bytes, self._region.fill, inode, start_bytes, end_bytes, stop)
+            self._ledger.check(command)
+        except RegionFullError:
+            if not await self._orphans.reap():
+                raise
+            self._ledger.check(command)
+
+    async def _fill(self, inode: Inode, start_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        try:
+            return await self._fill_once(inode, start_bytes, end_bytes, stop)
         except RegionFullError:
             # A file that was just removed may only wait for its FORGET.
-            if not self._orphans.sweep():
+            if not await self._orphans.reap():
                 raise
+        return await self._fill_once(inode, start_bytes, end_bytes, stop)
+
+    async def _fill_once(self, inode: Inode, start_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        self._region.foresee(inode, end_bytes)
+        length_bytes = end_bytes - start_bytes
         return await _work(length_bytes, self._region.fill, inode, start_bytes, end_bytes, stop)
 
     async def _require_unmapped(self, inode: Inode, size_bytes: int) -> None:
@@ -167,8 +181,12 @@ class Memory:
         mapped = await trio.to_thread.run_sync(mappings.mapped_beyond, view, inode, size_bytes)
         if mapped:
             names = ", ".join(f"{each.comm}[{each.pid}]" for each in mapped[:3])
+            is_final = self._region.region_file is not None
             raise BusyFsError(
-                f"{names} maps what would be cut", hint="guestmemfs resize-file --force cuts it"
+                f"{names} maps what would be cut",
+                hint="end them: its blocks would be another file's"
+                if is_final
+                else "guestmemfs resize-file --force cuts it",
             )
 
 

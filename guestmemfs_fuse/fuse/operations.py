@@ -230,7 +230,7 @@ class GuestOperations(pyfuse3.Operations):
 
     @_replies
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        self._engine.orphans.sweep()
+        await self._engine.orphans.reap()
         return statfs_of(self._engine.state, self._engine.region)
 
     @_replies

@@ -7,7 +7,8 @@ that is always unmapped. Called by the regions and probes; what is resident and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from guestmemfs_fuse.linux import libc
@@ -138,13 +139,34 @@ def madvise(address: int, length_bytes: int, advice: int) -> None:
 
 def mbind(address: int, length_bytes: int, mode: int, nodes: Iterable[int], flags: int = 0) -> None:
     """mbind(2): NUMA policy of a mapping (of the file's pages, for shared shmem). Raises OSError."""
+    raw = _node_mask(nodes)
+    # maxnode counts bits plus one: the kernel drops the last (get_nodes() in mm/mempolicy.c).
+    libc.syscall("mbind", address, length_bytes, mode, raw, len(raw) * 8 + 1, flags)
+
+
+@contextmanager
+def allocating_on(node: int | None) -> Iterator[None]:
+    """What this thread allocates inside the block comes from one NUMA node only; None: from wherever.
+
+    hugetlbfs has no policy of its own (mbind is the VMA's), but its fallocate(2) follows the thread's.
+    Raises OSError (EINVAL: no such node with memory).
+    """
+    if node is None:
+        yield
+        return
+    raw = _node_mask([node])
+    libc.syscall("set_mempolicy", MPOL_BIND, raw, len(raw) * 8 + 1)
+    try:
+        yield
+    finally:
+        libc.syscall("set_mempolicy", MPOL_DEFAULT, None, 0)
+
+
+def _node_mask(nodes: Iterable[int]) -> bytearray:
     mask = 0
     for node in nodes:
         mask |= 1 << node
-    length = max(8, (mask.bit_length() + 63) // 64 * 8)
-    # maxnode counts bits plus one: the kernel drops the last (get_nodes() in mm/mempolicy.c).
-    raw = bytearray(mask.to_bytes(length, "little"))
-    libc.syscall("mbind", address, length_bytes, mode, raw, length * 8 + 1, flags)
+    return bytearray(mask.to_bytes(max(8, (mask.bit_length() + 63) // 64 * 8), "little"))
 
 
 def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:

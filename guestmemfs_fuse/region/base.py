@@ -84,6 +84,12 @@ class Region(Protocol):
         Where the region cannot be mapped through the mount: one whose mmap the kernel refuses.
         """
 
+    def foresee(self, inode: Inode, end_bytes: int) -> None:
+        """Right before `fill`, but on the event loop: look up what depends on the state. Quick.
+
+        Raises RegionFullError.
+        """
+
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
         """Give memory to every hole in whole blocks around [offset, end), before the change is journaled.
 

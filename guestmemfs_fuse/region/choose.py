@@ -85,7 +85,7 @@ def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, sto
     if config.kind == "memfd":
         return memfd.MemfdRegion(received, store, paths.metadata, *sizes)
     if config.kind == "hugetlb":
-        return hugetlb.HugetlbRegion(paths.region, paths.metadata, config.size_bytes, config.block_bytes)
+        return hugetlb.HugetlbRegion(paths.region, paths.metadata, *sizes)
     if config.kind == "dax":
         return dax.DaxRegion(paths.region, *sizes)
     return tmpfs.TmpfsRegion(paths.region, *sizes)

@@ -3,6 +3,10 @@
 All pages are reserved when the mount is made (min_size), so no fault in a guest can ever fail for want of
 a page. Which block belongs to which file is core's (State.free, Inode.extents); here bytes are moved.
 Freed blocks are punched out before anybody else can have them: a new page comes zeroed from the kernel.
+Quarantined ones are not: the kernel would put the poisoned page into the pool, and count it as ours.
+
+A region bound to a NUMA node has its blocks' pages brought in when a file gets them: the reservation is the
+whole host's, and later faults would follow the policy of whoever touches them.
 
 The kernel refuses hugetlbfs as a passthrough backing (ELOOP: its stack depth is the maximum), so these files
 are mapped by `guestmemfs run`, or by QEMU's own offset=. To mmap(2) through the mount the answer is ENODEV,
@@ -13,15 +17,18 @@ Called by region/choose.py and the engine.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Final
 
-from guestmemfs_fuse.core.errors import NoDataThereError, UnsupportedError
+from guestmemfs_fuse.core.errors import NoDataThereError, RegionFullError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode, State
-from guestmemfs_fuse.core.types import Extent, Ino, round_up
-from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, blocks_of, round_up
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
+from guestmemfs_fuse.region.hugetlb_pages import RegionPages
+
+log = logging.getLogger(__name__)
 
 REGION_FILE: Final = "region"
 _UNMAPPABLE_PATH: Final = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
@@ -35,7 +42,14 @@ class HugetlbRegion:
     kind = "hugetlb"
     passthrough = False
 
-    def __init__(self, root_path: str, metadata_path: str, size_bytes: int, block_bytes: int) -> None:
+    def __init__(
+        self,
+        root_path: str,
+        metadata_path: str,
+        size_bytes: int,
+        block_bytes: int,
+        numa_node: int | None = None,
+    ) -> None:
         self.root_path = root_path
         self.metadata_path = metadata_path
         self.size_bytes = size_bytes
@@ -47,7 +61,9 @@ class HugetlbRegion:
         self.region_file: RegionFile | None = RegionFile(
             (os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino
         )
+        self._pages = RegionPages(self._fd, block_bytes, numa_node)
         self._state: State | None = None
+        self._foreseen: dict[Ino, tuple[Extent, ...]] = {}
 
     def attach(self, state: State) -> None:
         """Use the block accounting of `state` from now on; pages of free blocks go back to the pool."""
@@ -74,34 +90,81 @@ class HugetlbRegion:
         """See Region.open_backing: what makes mmap(2) through the mount fail with ENODEV."""
         return os.open(_UNMAPPABLE_PATH, os.O_RDWR | os.O_CLOEXEC)
 
+    def foresee(self, inode: Inode, end_bytes: int) -> None:
+        """See Region.foresee: which blocks the commit will choose, as long as nothing comes in between."""
+        if self._pages.numa_node is None:
+            return
+        assert self._state is not None and self._state.free is not None
+        needed = blocks_of(end_bytes, self.block_bytes) - inode.block_count
+        last = inode.extents[-1].end if inode.extents else None
+        found = self._state.free.find(needed, after=last) if needed > 0 else ()
+        self._foreseen[inode.ino] = found
+
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
-        """See Region.fill: the pages are reserved; which ones is decided in the commit."""
-        return Filled()
+        """See Region.fill: the pages are reserved; only a NUMA node may have none left."""
+        self._clear_behind_end(inode, end_bytes)
+        ranges = tuple(map(self._range, self._foreseen.pop(inode.ino, ())))
+        try:
+            for start, end in ranges:
+                self._pages.bring_in(start, end - start, stop)
+        except BaseException:
+            self.take_back(inode.ino, Filled(ranges))
+            raise
+        return Filled(ranges)
+
+    def _clear_behind_end(self, inode: Inode, end_bytes: int) -> None:
+        """What a program stored behind the end, or a cut left there, must not show when the file grows."""
+        for piece in self.extents(inode):
+            assert piece.region_offset_bytes is not None
+            start = max(inode.size_bytes, piece.offset_bytes)
+            end = min(end_bytes, piece.offset_bytes + piece.length_bytes)
+            if start < end:
+                shift = piece.region_offset_bytes - piece.offset_bytes
+                self._pages.punch(start + shift, end - start)
 
     def take_back(self, ino: Ino, filled: Filled) -> None:
-        """See Region.take_back."""
+        """See Region.take_back. The ranges are the region's."""
+        for start, end in filled.ranges:
+            self._pages.punch(start, end - start)
 
     def settle(self, inode: Inode) -> None:
         """See Region.settle: nothing follows the inode's size. What was cut is punched by `release`."""
+        if self._pages.numa_node is not None:
+            self._bring_in(inode.extents)
+
+    def _bring_in(self, extents: tuple[Extent, ...]) -> None:
+        """What a change in between, a crash or a punch left without its page on the node."""
+        try:
+            for start, end in map(self._range, extents):
+                self._pages.bring_in(start, end - start, lambda: False)
+        except RegionFullError as error:
+            log.warning("%s: some will come from elsewhere when they are touched", error.message)
 
     def release(self, extents: tuple[Extent, ...]) -> None:
         """Blocks that belong to no file any more: whoever gets them next finds zeroes."""
-        for extent in extents:
-            self._punch(extent.start * self.block_bytes, extent.count * self.block_bytes)
+        bad = self._state.quarantined if self._state is not None else ()
+        for extent in without(extents, bad):
+            start, end = self._range(extent)
+            self._pages.punch(start, end - start)
 
-    def _punch(self, region_offset_bytes: int, length_bytes: int) -> None:
-        mode = memory.FALLOC_FL_PUNCH_HOLE | memory.FALLOC_FL_KEEP_SIZE
-        memory.fallocate(self._fd, mode, region_offset_bytes, length_bytes)
+    def _range(self, extent: Extent) -> tuple[int, int]:
+        return extent.start * self.block_bytes, extent.end * self.block_bytes
 
     def punch(self, inode: Inode, offset_bytes: int, length_bytes: int) -> None:
-        """See Region.punch: whole pages go back to the pool but stay reserved for this file."""
+        """See Region.punch: whole pages go back to the pool but stay reserved for this file.
+
+        On a NUMA node they are brought in again at once: another node's page might come otherwise.
+        """
         end_bytes = offset_bytes + length_bytes
         for piece in self.extents(inode):
             assert piece.region_offset_bytes is not None
             start = max(offset_bytes, piece.offset_bytes)
             end = min(end_bytes, piece.offset_bytes + piece.length_bytes)
             if start < end:
-                self._punch(piece.region_offset_bytes + start - piece.offset_bytes, end - start)
+                shift = piece.region_offset_bytes - piece.offset_bytes
+                self._pages.punch(start + shift, end - start)
+        if self._pages.numa_node is not None:
+            self._bring_in(inode.extents)
 
     def discard(self, inode: Inode) -> None:
         """See Region.discard."""
@@ -161,6 +224,21 @@ class HugetlbRegion:
                 for piece in self.extents(inode)
             ],
         }
+
+
+def without(extents: tuple[Extent, ...], bad: tuple[Extent, ...]) -> Iterator[Extent]:
+    """Extents with the blocks of others cut out."""
+    cuts = sorted(bad, key=lambda extent: extent.start)
+    for extent in extents:
+        at = extent.start
+        for cut in cuts:
+            if cut.end <= at or cut.start >= extent.end:
+                continue
+            if cut.start > at:
+                yield Extent(at, cut.start - at)
+            at = cut.end
+        if at < extent.end:
+            yield Extent(BlockNumber(at), extent.end - at)
 
 
 def mount_options(size_bytes: int, page_bytes: int) -> dict[str, str | None]:

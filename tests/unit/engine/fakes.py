@@ -37,6 +37,9 @@ class MemoryRegion:
         assert ino in self.sizes
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
+    def foresee(self, inode: Inode, end_bytes: int) -> None:
+        pass
+
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
         self.on_fill()
         if stop():
