@@ -264,9 +264,13 @@ def test_in_the_foreground_the_command_is_the_daemon(guestmemfs: Guestmemfs) -> 
     daemon = guestmemfs.start("mount", mountpoint, "--name", "fg", "--size", "32M", "--foreground")
     assert daemon.stderr is not None
     try:
+        said = []
         for line in daemon.stderr:
+            said.append(line)
             if "serving" in line:
                 break
+        else:
+            pytest.fail("".join(said))
         status = guestmemfs.json("status", "fg")
         assert (status["daemon_pid"], status["holder_pid"]) == (daemon.pid, None)
         guestmemfs.run("umount", "fg")
