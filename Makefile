@@ -3,10 +3,13 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 PYTEST_OPTIONS ?=
+DESTDIR ?=
+PREFIX ?= /usr/local
+STAGE_OPTIONS ?=
 SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit mount guest clean
+.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel
 
 help: ## Explain every target (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +42,22 @@ mount: setup ## Tests on real mounts with the real daemon (root)
 
 guest: setup ## Tests with a real QEMU guest (root)
 	$(PYTEST) $(PYTEST_OPTIONS) tests/guest
+
+install: setup ## Install command, units, mount helper, man pages, completion (DESTDIR=, PREFIX=)
+	$(PYTHON) scripts/stage --destdir "$(DESTDIR)" --prefix "$(PREFIX)" $(STAGE_OPTIONS)
+
+uninstall: setup ## Remove what install has put there (same DESTDIR=, PREFIX=); memory stays
+	$(PYTHON) scripts/stage --list --destdir "$(DESTDIR)" --prefix "$(PREFIX)" $(STAGE_OPTIONS) | xargs -d '\n' rm -rf --
+
+man: setup ## Write the man pages to dist/man
+	$(PYTHON) -m guestmemfs_fuse.cli.man dist/man
+
+deb: setup ## Build dist/guestmemfs-fuse_VERSION_ARCH.deb
+	scripts/build-deb
+
+wheel: setup ## Build wheel and sdist into dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
 
 clean: ## Remove what can be made again (.venv, caches of tools), nothing outside the tree
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

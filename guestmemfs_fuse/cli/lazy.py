@@ -9,6 +9,7 @@ the commands). Called by cli/main.py.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,10 @@ class Entry:
         module, _, attribute = self.where.partition(":")
         command = getattr(importlib.import_module(f"guestmemfs_fuse.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
+        if "_GUESTMEMFS_COMPLETE" in os.environ:  # a shell asks, not a person
+            from guestmemfs_fuse.cli.completion import complete_targets
+
+            return complete_targets(command)
         return command
 
 

@@ -32,6 +32,7 @@ ENTRIES = (
     Entry("resize", "resize:resize", "Grow or shrink a region under its mount."),
     Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
     Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),
+    Entry("completion", "completion:completion", "Print a shell's completion script."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )
 

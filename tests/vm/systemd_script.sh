@@ -1,13 +1,15 @@
-# Runs under systemd 252 as PID 1 (tests/vm/test_systemd.py). Each step leaves $VM_OUT/STEP.
-ln -s "$PWD/.venv/bin/guestmemfs" /usr/bin/guestmemfs
-cp systemd/guestmemfs@.service /etc/systemd/system/
-mkdir -p /etc/guestmemfs /etc/systemd/system/guestmemfs@.service.d
+# Runs under systemd 252 as PID 1 (tests/vm/test_systemd.py), with our own Debian package installed into it.
+# Each step leaves $VM_OUT/STEP.
+cd /
+dpkg -i --no-triggers "$VM_IN/package.deb" >"$VM_OUT/install" 2>&1 || { cat "$VM_OUT/install"; exit 1; }
+mkdir -p /etc/systemd/system/guestmemfs@.service.d
 cat >/etc/guestmemfs/vm1.toml <<TOML
 mountpoint = "/srv/guests"
 size = "64M"
 TOML
 printf '[Service]\nWatchdogSec=12\n' >/etc/systemd/system/guestmemfs@.service.d/test.conf
 mkdir -p /var/lib/guestmemfs
+guestmemfs check-config vm1 >"$VM_OUT/check-config"
 echo '{"boot_id": "another", "kind": "tmpfs", "size_bytes": 67108864}' >/var/lib/guestmemfs/vm1.json
 systemctl daemon-reload
 unit=guestmemfs@vm1.service
@@ -76,3 +78,17 @@ sleep 2
 is_inactive # and stays so
 journalctl -b --no-pager -u $unit -o json >"$VM_OUT/journal"
 systemctl show -P Result $unit >"$VM_OUT/result"
+
+# -- the package's own life
+mkdir /srv/other
+mount -t guestmemfs other /srv/other -o size=16M
+{ dpkg -r --no-triggers guestmemfs-fuse && echo removed; } >"$VM_OUT/remove-while-served" 2>&1 || true
+umount /srv/other
+is_gone() { ! guestmemfs list --json | grep -q '"serving"'; }
+wait_until 30 is_gone
+guestmemfs destroy other --yes
+guestmemfs destroy vm1 --yes
+dpkg --purge --no-triggers guestmemfs-fuse >"$VM_OUT/purge" 2>&1 || { cat "$VM_OUT/purge"; exit 1; }
+{ ls -d /etc/guestmemfs /var/lib/guestmemfs /run/guestmemfs /usr/bin/guestmemfs /usr/sbin/mount.guestmemfs \
+    /usr/lib/guestmemfs-fuse /usr/share/doc/guestmemfs-fuse /usr/lib/systemd/system/guestmemfs@.service 2>/dev/null || true
+  ps -e -o args | grep '[g]uestmemfs_fuse' || true; grep guestmemfs /proc/self/mountinfo || true; } >"$VM_OUT/left"

@@ -1,6 +1,6 @@
 """The unit under real systemd as PID 1, with its own fd store: a guest's memory and files through everything.
 
-One machine (tests/vm/systemd_script.sh) goes through all steps, the tests look at what each left. systemd
+What runs is the Debian package, built from this checkout and installed into the machine. One machine (tests/vm/systemd_script.sh) goes through all steps, the tests look at what each left. systemd
 here is Debian 12's 252: what later ones can do better (FileDescriptorStorePreserve=) is not needed for
 these promises.
 """
@@ -8,11 +8,16 @@ these promises.
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.require import require
+
+from .kernels import REPO
 from .rig import VmResult, run_in_vm
 
 pytestmark = pytest.mark.vm_full
@@ -22,13 +27,23 @@ STALL_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def machine() -> VmResult:
+def package(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """`make deb`."""
+    require(shutil.which("dpkg-deb"), "dpkg-deb")
+    directory = tmp_path_factory.mktemp("deb")
+    subprocess.run([REPO / "scripts" / "build-deb", directory], check=True, stdout=subprocess.DEVNULL)
+    (found,) = directory.glob("guestmemfs-fuse_*.deb")
+    return found.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def machine(package: bytes) -> VmResult:
     return run_in_vm(
         "6.12-cloud",
         (HERE / "systemd_script.sh").read_text(),
         init="systemd",
         cpus=2,
-        files={"guestlike.py": (HERE / "guestlike.py").read_text()},
+        files={"guestlike.py": (HERE / "guestlike.py").read_text(), "package.deb": package},
         timeout_s=900,
     )
 
@@ -106,3 +121,21 @@ def test_daemons_run_confined(machine: VmResult) -> None:
     # CAP_DAC_OVERRIDE 1, CAP_DAC_READ_SEARCH 2, CAP_KILL 5, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21
     assert int(privileges["CapBnd"], 16) == sum(1 << number for number in (1, 2, 5, 19, 21))
     assert (privileges["NoNewPrivs"], privileges["Seccomp"]) == ("1", "2")
+
+
+# -- the package ---------------------------------------------------------------------------------------
+
+
+def test_the_package_serves_what_its_configuration_says(machine: VmResult) -> None:
+    said = machine.files["check-config"].decode()
+    assert said == "/etc/guestmemfs/vm1.toml: instance vm1, a 64 MiB tmpfs region at /srv/guests\n"
+    assert b"/usr/lib/guestmemfs-fuse" in machine.files["journal"]
+
+
+def test_it_is_not_removed_under_a_guest(machine: VmResult) -> None:
+    said = machine.files["remove-while-served"]
+    assert b"still served: other" in said and b"removed" not in said.splitlines()
+
+
+def test_a_purge_leaves_nothing(machine: VmResult) -> None:
+    assert machine.files["left"] == b""

@@ -1,0 +1,137 @@
+"""What is shipped: the unit as systemd sees it, the staged tree, wheel and sdist."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.require import require
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNIT = "guestmemfs@.service"
+WORST_EXPOSURE = 4.5
+"""Of systemd-analyze security, 0 to 10. What remains is what docs/systemd.md lists as needed."""
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DESTDIR with everything in it, as for a package."""
+    destdir = tmp_path_factory.mktemp("stage")
+    run_stage("--destdir", str(destdir), "--prefix", "/usr")
+    return destdir
+
+
+def run_stage(*options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "stage"), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(staged: Path, tmp_path: Path) -> None:
+    require(shutil.which("systemd-analyze"), "systemd-analyze")
+    # verify wants programs that exist, and pages that man finds.
+    text = (staged / "lib/systemd/system" / UNIT).read_text()
+    assert "ExecStart=/usr/bin/guestmemfs serve %i" in text
+    text = text.replace("/usr/bin/guestmemfs", "/bin/true")
+    # The second is of systemd 254; older ones pass over it, and then keep less over a stop.
+    unknown = ("Documentation=", "FileDescriptorStorePreserve=")
+    (tmp_path / UNIT).write_text("".join(f"{x}\n" for x in text.splitlines() if not x.startswith(unknown)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT)],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_unit_is_confined_as_far_as_it_can_be(staged: Path) -> None:
+    require(shutil.which("systemd-analyze"), "systemd-analyze")
+    done = subprocess.run(
+        [
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--no-pager",
+            f"--threshold={WORST_EXPOSURE * 10:.0f}",
+            str(staged / "lib/systemd/system" / UNIT),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-400:] + done.stderr
+    assert "Overall exposure level" in done.stdout
+
+
+def test_every_line_of_the_unit_is_explained() -> None:
+    explained = (REPOSITORY / "docs" / "systemd.md").read_text()
+    for line in (REPOSITORY / "systemd" / UNIT).read_text().splitlines():
+        key = line.partition("=")[0]
+        if "=" in line and not line.startswith("#") and key not in ("Description", "Documentation"):
+            assert f"`{key}=" in explained, key
+
+
+def test_the_staged_tree_is_complete_and_knows_nothing_of_where_it_was_made(staged: Path) -> None:
+    for path in (
+        "usr/lib/guestmemfs-fuse/bin/guestmemfs",
+        "usr/share/man/man1/guestmemfs-mount.1",
+        "usr/share/man/man8/mount.guestmemfs.8",
+        "usr/share/bash-completion/completions/guestmemfs",
+        "usr/share/zsh/site-functions/_guestmemfs",
+        "usr/share/fish/vendor_completions.d/guestmemfs.fish",
+        "usr/share/doc/guestmemfs-fuse/cli.md",
+    ):
+        assert (staged / path).is_file(), path
+    assert os.readlink(staged / "usr/bin/guestmemfs") == "/usr/lib/guestmemfs-fuse/bin/guestmemfs"
+    assert os.readlink(staged / "sbin/mount.fuse.guestmemfs").endswith("/bin/mount.guestmemfs")
+    for token in (str(staged), str(REPOSITORY)):
+        found = subprocess.run(["grep", "-rl", "--", token, str(staged)], capture_output=True, text=True)
+        assert found.stdout == "", f"{token} is in the installed files"
+
+
+def test_what_is_installed_runs_without_the_checkout_and_goes_completely(tmp_path: Path) -> None:
+    dirs = ["--systemd-dir", str(tmp_path / "units"), "--sbin-dir", str(tmp_path / "sbin")]
+    run_stage("--prefix", str(tmp_path / "p"), *dirs)
+    program = "import guestmemfs_fuse, pyfuse3, trio; print(guestmemfs_fuse.__file__)"
+    python = tmp_path / "p/lib/guestmemfs-fuse/bin/python"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    where = subprocess.run(
+        [python, "-P", "-c", program], capture_output=True, text=True, cwd="/", env=clean, check=True
+    )
+    assert where.stdout.startswith(str(tmp_path / "p/lib/guestmemfs-fuse"))
+    for command in (["p/bin/guestmemfs", "doctor", "--help"], ["sbin/mount.guestmemfs", "-f", "a", "/b"]):
+        subprocess.run([tmp_path / command[0], *command[1:]], check=True, capture_output=True, env=clean)
+    for line in run_stage("--list", "--prefix", str(tmp_path / "p"), *dirs).splitlines():
+        assert os.path.lexists(line), line
+        subprocess.run(["rm", "-r", "--", line], check=True)
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+def test_wheel_and_sdist_build_and_the_wheel_is_whole(tmp_path: Path) -> None:
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "dist", "*.egg-info", "tests", "build")
+    shutil.copytree(REPOSITORY, tree, ignore=ignored)
+    out.mkdir()
+    sdist = [sys.executable, "-c", f"from setuptools import build_meta as b; b.build_sdist({str(out)!r})"]
+    subprocess.run(sdist, cwd=tree, capture_output=True, check=True)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(tree)]
+    done = subprocess.run(wheel, capture_output=True, text=True)
+    require("No matching distribution" not in done.stderr, "a package index with setuptools")
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = set(zipfile.ZipFile(next(out.glob("*.whl"))).namelist())
+    wanted = {
+        str(path.relative_to(REPOSITORY))
+        for path in (REPOSITORY / "guestmemfs_fuse").rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+    assert wanted <= names
+    with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+        assert any(name.endswith("/pyproject.toml") for name in archive.getnames())
