@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import select
 import signal
 import socket
@@ -213,6 +212,7 @@ def readlink_bytes(path: str) -> bytes:
 # -- attributes -------------------------------------------------------------------------------------
 
 
+exists = os.path.lexists
 stat_ = os.stat
 lstat = os.lstat
 fstat = os.fstat
@@ -268,6 +268,13 @@ def statfs(path: str) -> dict[str, int]:
 def fstatfs(fd: int) -> dict[str, int]:
     found = os.fstatvfs(fd)
     return {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+
+
+def drop_caches() -> None:
+    """Let the kernel forget all names and inodes that nobody uses (proc(5), drop_caches)."""
+    fd = os.open("/proc/sys/vm/drop_caches", os.O_WRONLY)
+    os.write(fd, b"2")
+    os.close(fd)
 
 
 # -- extended attributes ----------------------------------------------------------------------------
@@ -518,10 +525,10 @@ def chdir(path: str) -> None:
     os.chdir(path)
 
 
-def depth() -> int:
-    """How many directories are above this one, up to the check's own (named c and digits)."""
-    steps = 0
-    while not re.fullmatch(r"c\d+", os.path.basename(os.getcwd())):
+def depth(base_fd: int) -> int:
+    """How many directories are above this one, up to `base_fd`'s, which becomes the current one."""
+    top, steps = os.fstat(base_fd), 0
+    while not os.path.samestat(os.stat("."), top):
         os.chdir("..")
         steps += 1
     return steps
@@ -637,24 +644,33 @@ def fresh(base_fd: int, name: str) -> None:
 
 
 def raze(base_fd: int, name: str) -> None:
-    """Remove a check's directory with all that is in it, however deep."""
+    """Remove a check's directory with all that is in it; step by step, so that no path gets long."""
     os.fchdir(base_fd)
-    _empty(os.fsencode(name))
+    os.chdir(name)
+    below: list[bytes] = []
+    while True:
+        deeper = _remove_files()
+        if deeper is not None:
+            os.chdir(deeper)
+            below.append(deeper)
+        elif below:
+            os.chdir("..")
+            os.rmdir(below.pop())
+        else:
+            break
+    os.fchdir(base_fd)
     os.rmdir(name)
 
 
-def _empty(path: bytes) -> None:
-    """Flat instead of recursive: chdir down, so that no path is too long."""
-    here = os.open(".", os.O_RDONLY)
-    os.chdir(path)
+def _remove_files() -> bytes | None:
+    """Remove what is no directory from the current one; a directory that is left in it, or None."""
+    directory = None
     for entry in list(os.scandir(b".")):
         if entry.is_dir(follow_symlinks=False):
-            _empty(entry.name)
-            os.rmdir(entry.name)
+            directory = entry.name
         else:
             os.unlink(entry.name)
-    os.fchdir(here)
-    os.close(here)
+    return directory
 
 
 def snapshot(path: bytes = b".") -> dict[bytes, object]:
