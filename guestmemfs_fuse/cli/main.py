@@ -29,6 +29,7 @@ ENTRIES = (
     Entry("thaw", "freeze:thaw", "Allow modifications again."),
     Entry("fsck", "fsck:fsck", "Check the metadata against the region."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
+    Entry("vm", "vm:vm", "Save, restore and list QEMU guests whose RAM is on a mount."),
     Entry("resize", "resize:resize", "Grow or shrink a region under its mount."),
     Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
     Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),

@@ -81,11 +81,12 @@ class Handlers:
         return {"pinned": inode.pinned}
 
     async def mark(self, args: Args, progress: Progress) -> object:
-        """{path, mark: text or "", openable: bool} -> says that a file holds a saved guest, or no longer."""
+        """{path, mark: text or "", openable: bool} -> {mark, before}: a file holds a saved guest, or not."""
         inode = report.resolve(self._engine.state, argument(args, "path", str))
+        before = os.fsdecode(inode.mark)
         self._engine.change(cmd.Mark(inode.ino, os.fsencode(argument(args, "mark", str))))
         self._engine.allow_restore(inode.ino, argument(args, "openable", bool))
-        return {"mark": os.fsdecode(inode.mark)}
+        return {"mark": os.fsdecode(inode.mark), "before": before}
 
     async def freeze(self, args: Args, progress: Progress) -> object:
         """{} -> returns once nothing more will change."""

@@ -34,7 +34,9 @@ def _section(title: str) -> str:
 
 def _options(command: click.Command) -> set[str]:
     parameters = [each for each in command.params if isinstance(each, click.Option)]
-    return {option for each in parameters for option in each.opts + each.secondary_opts}
+    found = {option for each in parameters for option in each.opts + each.secondary_opts}
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return found.union(*(_options(each) for each in below))
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
