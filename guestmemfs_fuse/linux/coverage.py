@@ -212,6 +212,12 @@ def _measure(pagemap_fd: int, fd: int, start: int, end: int) -> tuple[int, int]:
     return measured, huge
 
 
+def huge_bytes_at(address: int, length_bytes: int) -> int:
+    """How much of a range of our own address space is PMD mapped; what is not touched counts as not."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        return _huge_bytes(pagemap.fileno(), address, address + length_bytes)
+
+
 def _huge_bytes(pagemap_fd: int, start: int, end: int) -> int:
     """PMD-mapped bytes in our own address range [start, end)."""
     vec = bytearray(_PAGE_REGION.size * _REGIONS)

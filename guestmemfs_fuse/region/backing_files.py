@@ -27,6 +27,7 @@ from guestmemfs_fuse.core.types import FILE_MAX_BYTES, Extent, Ino, round_down, 
 from guestmemfs_fuse.linux import coverage, memory
 from guestmemfs_fuse.region import host_memory, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
+from guestmemfs_fuse.region.huge_policy import HugePolicy
 
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
@@ -51,6 +52,7 @@ class BackingFiles(ABC):
     def __init__(self, block_bytes: int, numa_node: int | None = None) -> None:
         self.block_bytes = block_bytes
         self._numa_node = numa_node
+        self.huge_policy: HugePolicy | None = None
 
     @abstractmethod
     def create(self, ino: Ino) -> None: ...
@@ -117,9 +119,21 @@ class BackingFiles(ABC):
             if stop():
                 raise InterruptedFsError("the caller gave up")
             end = min(gap.end, start + PIECE_BYTES)
-            if gap.missing_bytes == gap.end - gap.start:
+            was_empty = gap.missing_bytes == gap.end - gap.start
+            if was_empty:
                 filled.append((start, end))
-            _allocate(fd, start, end)
+            self._allocate(fd, start, end, was_empty, stop)
+
+    def _allocate(self, fd: int, start: int, end: int, was_empty: bool, stop: Stop) -> None:
+        try:
+            if self.huge_policy is not None:
+                self.huge_policy.allocate(fd, start, end, was_empty, stop)
+            else:
+                memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                raise RegionFullError("no memory left for this") from error
+            raise
 
     def _gaps(self, fd: int, start: int, end: int) -> Iterator[_Gap]:
         """Runs of blocks in [start, end) that lack memory: empty ones, and single blocks that lack some.
@@ -214,15 +228,6 @@ class BackingFiles(ABC):
         """See Region.huge_bytes."""
         with self._opened(inode.ino) as fd:
             return coverage.file_coverage(fd, inode.size_bytes).huge_bytes
-
-
-def _allocate(fd: int, start: int, end: int) -> None:
-    try:
-        memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.ENOMEM):
-            raise RegionFullError("no memory left for this") from error
-        raise
 
 
 def _free(fd: int, ranges: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> None:

@@ -15,6 +15,7 @@ from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import dax, hugetlb, hugetlb_pool, memfd, tmpfs
 from guestmemfs_fuse.region.base import Region
+from guestmemfs_fuse.region.huge_policy import HugePolicy
 from guestmemfs_fuse.region.memfd import FdStore
 
 ReceivedFds = Mapping[str, list[int]]
@@ -82,13 +83,17 @@ def metadata_path(config: InstanceConfig, paths: Paths) -> str:
 def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, store: FdStore) -> OpenRegion:
     """Attach to memory that is there. Raises OSError when it is not."""
     sizes = (config.size_bytes, config.block_bytes, config.numa_node)
-    if config.kind == "memfd":
-        return memfd.MemfdRegion(received, store, paths.metadata, *sizes)
+    region: memfd.MemfdRegion | tmpfs.TmpfsRegion
     if config.kind == "hugetlb":
         return hugetlb.HugetlbRegion(paths.region, paths.metadata, *sizes)
     if config.kind == "dax":
         return dax.DaxRegion(paths.region, *sizes)
-    return tmpfs.TmpfsRegion(paths.region, *sizes)
+    if config.kind == "memfd":
+        region = memfd.MemfdRegion(received, store, paths.metadata, *sizes)
+    else:
+        region = tmpfs.TmpfsRegion(paths.region, *sizes)
+    region.huge_policy = HugePolicy(config.huge, config.numa_node)
+    return region
 
 
 def destroy_region(config: InstanceConfig, paths: Paths) -> None:
