@@ -42,12 +42,15 @@ LIBFUSE_MAY_USE: Final = (
 # What we take whether libfuse asks or not, where the kernel offers it. ABORT_ERROR lets read(2) on the
 # device tell an aborted connection (ECONNABORTED) from an unmounted one (ENODEV). CACHE_SYMLINKS, because a
 # symlink's target never changes: without it each path through one costs a READLINK, and a GETATTR after it.
+# EXPORT_SUPPORT, because our numbers are never reused: a file handle leads to its file even when the kernel
+# has forgotten it (lookup of "." and "..").
 WE_TAKE: Final = (
     InitFlag.INIT_EXT
     | InitFlag.PASSTHROUGH
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.ABORT_ERROR
     | InitFlag.CACHE_SYMLINKS
+    | InitFlag.EXPORT_SUPPORT
 )
 
 # The protocol minor that abi.py was written from

@@ -78,6 +78,12 @@ class GuestOperations(pyfuse3.Operations):
 
     @_replies
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        if name in (b".", b".."):
+            # of a file handle, when the kernel has forgotten the inode (fuse_get_dentry, fuse_get_parent)
+            asked = inode_of(self._engine.state, Ino(parent_inode))
+            return self._attributes(
+                asked.ino if name == b"." else directory_of(self._engine.state, asked.ino).parent
+            )
         inode = lookup(self._engine.state, Ino(parent_inode), name)
         return absent() if inode is None else attributes_of(inode, self._engine.region)
 

@@ -615,16 +615,17 @@ def execute(path: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def same_file(path: str, fd: int) -> bool:
-    """Whether name_to_handle_at's file, opened again by its handle, is the one behind `fd`."""
+def handle_of(path: str) -> bytes:
+    """name_to_handle_at(2): a name for the file that outlives all its names."""
     handle, mount = ctypes.create_string_buffer(8 + 128), ctypes.c_int()
     struct.pack_into("Ii", handle, 0, 128, 0)
     _checked(_libc.name_to_handle_at(AT_FDCWD, _path(path), handle, ctypes.byref(mount), 0))
-    again = _checked(_libc.open_by_handle_at(fd, handle, os.O_RDONLY))
-    try:
-        return os.path.samestat(os.fstat(again), os.fstat(fd))
-    finally:
-        os.close(again)
+    return handle.raw
+
+
+def open_handle(mount_fd: int, handle: bytes, flags: int = os.O_RDONLY) -> int:
+    """open_by_handle_at(2)."""
+    return _checked(_libc.open_by_handle_at(mount_fd, handle, flags))
 
 
 def statx_version(path: str) -> int:

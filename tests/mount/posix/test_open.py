@@ -231,11 +231,6 @@ def _(t: Tree) -> object:
     return t.tries.opens("f"), t.tries.opens("g")
 
 
-@table.check("a file by its handle", given="f:8192", gives=True)
-def _(t: Tree) -> object:
-    return t.same_file("f", t.opened("f"))
-
-
 @table.check("many opens of one file at a time", given="f:4096", gives=(200, 200 * [4096]))
 def _(t: Tree) -> object:
     fds = [t.opened("f", (R, W, RW)[number % 3]) for number in range(200)]

@@ -122,6 +122,10 @@ class Tree:
             hands.user.call("forget_all")
         self.place.user(ROOT).call("raze", self.place.root_fd, self.name)
 
+    def place_fd(self) -> int:
+        """The filesystem's root, as a descriptor of root's process."""
+        return self.place.root_fd
+
     def opened(self, path: str | bytes, flags: int = os.O_RDWR, mode: int = 0o644) -> int:
         """open(2) as root."""
         return int(self.hands("root").open(path, flags, mode))
