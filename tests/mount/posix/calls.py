@@ -638,16 +638,18 @@ def statx_version(path: str) -> int:
 # -- trees ------------------------------------------------------------------------------------------
 
 
-def fresh(base_fd: int, name: str) -> None:
-    """Make a directory for a check, in which everybody may do everything."""
+def begin(base_fd: int, name: str, steps: list[tuple[object, ...]]) -> None:
+    """Make a directory for a check, in which everybody may do everything, enter it and make what is given."""
     os.mkdir(name, dir_fd=base_fd)
     os.chmod(name, 0o777, dir_fd=base_fd)
+    enter(base_fd, name)
+    several(steps)
 
 
 def raze(base_fd: int, name: str) -> None:
     """Remove a check's directory with all that is in it; step by step, so that no path gets long."""
-    os.fchdir(base_fd)
-    os.chdir(name)
+    forget_all()
+    enter(base_fd, name)
     below: list[bytes] = []
     while True:
         deeper = _remove_files()
@@ -674,32 +676,22 @@ def _remove_files() -> bytes | None:
     return directory
 
 
-def snapshot(path: bytes = b".") -> dict[bytes, object]:
+def snapshot(path: bytes = b".", xattrs: bool = True) -> dict[bytes, object]:
     """All that can be seen of a tree without changing it; access times are left out."""
-    found: dict[bytes, object] = {path: _seen(path)}
-    for name in os.listdir(path) if stat.S_ISDIR(os.lstat(path).st_mode) else ():
-        found |= snapshot(path + b"/" + name)
+    at = os.lstat(path)
+    found: dict[bytes, object] = {path: _seen(path, at, xattrs)}
+    for name in os.listdir(path) if stat.S_ISDIR(at.st_mode) else ():
+        found |= snapshot(path + b"/" + name, xattrs)
     return found
 
 
-def _seen(path: bytes) -> object:
-    at = os.lstat(path)
-    is_link = stat.S_ISLNK(at.st_mode)
-    xattrs = () if is_link else tuple((name, os.getxattr(path, name)) for name in sorted(os.listxattr(path)))
-    target = os.readlink(path) if is_link else b""
-    times = at.st_mtime_ns, at.st_ctime_ns
-    return (
-        at.st_mode,
-        at.st_nlink,
-        at.st_uid,
-        at.st_gid,
-        at.st_size,
-        at.st_blocks,
-        at.st_rdev,
-        times,
-        target,
-        xattrs,
-    )
+def _seen(path: bytes, at: os.stat_result, xattrs: bool) -> object:
+    attributes: tuple[object, ...] = ()
+    if xattrs and not stat.S_ISLNK(at.st_mode):
+        attributes = tuple((name, os.getxattr(path, name)) for name in sorted(os.listxattr(path)))
+    target = os.readlink(path) if stat.S_ISLNK(at.st_mode) else b""
+    owner = at.st_mode, at.st_nlink, at.st_uid, at.st_gid, at.st_rdev
+    return *owner, at.st_size, at.st_blocks, at.st_mtime_ns, at.st_ctime_ns, target, attributes
 
 
 def times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:

@@ -105,7 +105,7 @@ class Table:
     def rows(self, given: str, rows: Sequence[Row]) -> None:
         """One call on a given tree each: (title, call, answer)."""
         for title, call, gives in rows:
-            self._add(title, given, _single(call), gives)
+            self._add(title, given, _single(call, xattrs=self.call == "xattr"), gives)
 
     def times(self, given: str, rows: Sequence[tuple[str, Call, dict[str, str]]]) -> None:
         """Which time stamps a call moves: by path, of "a", "m" and "c" those that differ from before."""
@@ -138,15 +138,16 @@ class Table:
         self.checks.append(check)
 
 
-def _single(call: Call) -> Callable[[Tree], object]:
+def _single(call: Call, xattrs: bool) -> Callable[[Tree], object]:
     def run(tree: Tree) -> object:
-        before = tree.snapshot()
+        before = tree.snapshot(b".", xattrs)
         answer = call.answer(tree)
         if isinstance(answer, str) and answer in ERRNO_NAMES.values():
-            after = tree.snapshot()
+            after = tree.snapshot(b".", xattrs)
             if before != after:
                 changed = sorted(set(before.items()) ^ set(after.items()), key=repr)
                 return f"{answer}, yet something changed: {changed}"
+            tree.is_unchanged = True
         return answer
 
     return run
@@ -172,12 +173,16 @@ def _timed(call: Call, watched: dict[str, str]) -> Callable[[Tree], object]:
 
 
 def run_check(check: Check, place: Place) -> object:
-    """Run a check on a fresh tree of `place`, which is removed whatever happens."""
+    """Run a check on a tree of `place`, which is removed whatever happens, unless nothing happened to it."""
     tree = place.tree(check.given)
+    tree.is_unchanged = False
     try:
         return check.run(tree)
     finally:
-        tree.remove()
+        if tree.is_unchanged:
+            place.keep(tree)
+        else:
+            tree.remove()
 
 
 def hold(check: Check, mount: Place, control: Place) -> None:

@@ -52,9 +52,8 @@ class Tries:
 class Hands:
     """The calls of one user in one tree: `hands.mkdir("d")`, or `hands.tries.mkdir("d")` for its answer."""
 
-    def __init__(self, user: User, base_fd: int, name: str) -> None:
+    def __init__(self, user: User) -> None:
         self.user = user
-        user.call("enter", base_fd, name)
         self.tries = Tries(user.call)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -73,6 +72,7 @@ class Place:
         self.root_fd = os.open(root_path, os.O_RDONLY | os.O_DIRECTORY)
         self._users: dict[str, User] = {}
         self._numbers = itertools.count(1)
+        self._kept: Tree | None = None
 
     def user(self, identity: Identity) -> User:
         """The process of that user, started when first asked for."""
@@ -81,13 +81,23 @@ class Place:
         return self._users[identity.name]
 
     def tree(self, given: str) -> Tree:
-        """A fresh directory with what `given` says in it."""
-        name = f"c{next(self._numbers):04d}"
-        self.user(ROOT).call("fresh", self.root_fd, name)
-        return Tree(self, name, given)
+        """A fresh directory with what `given` says in it; or one that was kept and says the same."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if kept.given == given:
+                return kept
+            kept.remove()
+        return Tree(self, f"c{next(self._numbers):04d}", given)
+
+    def keep(self, tree: Tree) -> None:
+        """Use a tree again that nothing has changed."""
+        tree.forget()
+        self._kept = tree
 
     def close(self) -> None:
         """End the users."""
+        if self._kept is not None:
+            self._kept.remove()
         for user in self._users.values():
             user.end()
         os.close(self.root_fd)
@@ -99,8 +109,10 @@ class Tree:
     def __init__(self, place: Place, name: str, given: str) -> None:
         self.place = place
         self.name = name
-        self._hands: dict[str, Hands] = {}
-        self._build(given)
+        self.given = given
+        self.is_unchanged = False
+        self._hands = {"root": Hands(place.user(ROOT))}
+        self._hands["root"].begin(place.root_fd, name, _building(given))
 
     @property
     def is_control(self) -> bool:
@@ -109,17 +121,24 @@ class Tree:
     def hands(self, name: str) -> Hands:
         """The calls of a user, by name."""
         if name not in self._hands:
-            user = self.place.user(IDENTITIES[name])
-            self._hands[name] = Hands(user, self.place.root_fd, self.name)
+            self._hands[name] = Hands(self.place.user(IDENTITIES[name]))
+            self._hands[name].enter(self.place.root_fd, self.name)
         return self._hands[name]
 
     def __getattr__(self, name: str) -> Any:
         return self.hands(name) if name in IDENTITIES else getattr(self.hands("root"), name)
 
+    def forget(self) -> None:
+        """Let all users close what the check left open, and come back to its directory."""
+        for hands in self._hands.values():
+            hands.forget_all()
+            hands.enter(self.place.root_fd, self.name)
+
     def remove(self) -> None:
         """Take the directory away, and whatever the check left open."""
-        for hands in self._hands.values():
-            hands.user.call("forget_all")
+        for name, hands in self._hands.items():
+            if name != "root":
+                hands.forget_all()
         self.place.user(ROOT).call("raze", self.place.root_fd, self.name)
 
     def place_fd(self) -> int:
@@ -144,21 +163,23 @@ class Tree:
         """Whether lstat(2) finds something there."""
         return self.hands("root").tries.lstat(path) != "ENOENT"
 
-    def _build(self, given: str) -> None:
-        steps: list[tuple[object, ...]] = []
-        names: set[str] = set()
-        for word in given.split():
-            parts = _WORD.fullmatch(word)
-            assert parts is not None, f"{word} says nothing"
-            if parts["name"] not in names:
-                names.add(parts["name"])
-                steps += _making(parts)
-            if parts["owner"]:
-                identity = IDENTITIES[parts["owner"][1:]]
-                steps.append(("lchown", parts["name"], identity.uid, identity.gid))
-            if parts["mode"]:
-                steps.append(("chmod", parts["name"], int(parts["mode"][1:], 8)))
-        self.hands("root").several(steps)
+
+def _building(given: str) -> list[tuple[object, ...]]:
+    """The calls that make what `given` says."""
+    steps: list[tuple[object, ...]] = []
+    names: set[str] = set()
+    for word in given.split():
+        parts = _WORD.fullmatch(word)
+        assert parts is not None, f"{word} says nothing"
+        if parts["name"] not in names:
+            names.add(parts["name"])
+            steps += _making(parts)
+        if parts["owner"]:
+            identity = IDENTITIES[parts["owner"][1:]]
+            steps.append(("lchown", parts["name"], identity.uid, identity.gid))
+        if parts["mode"]:
+            steps.append(("chmod", parts["name"], int(parts["mode"][1:], 8)))
+    return steps
 
 
 def _making(parts: re.Match[str]) -> list[tuple[object, ...]]:
