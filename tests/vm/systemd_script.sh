@@ -7,7 +7,7 @@ cat >/etc/guestmemfs/vm1.toml <<TOML
 mountpoint = "/srv/guests"
 size = "64M"
 TOML
-printf '[Service]\nWatchdogSec=12\n' >/etc/systemd/system/guestmemfs@.service.d/test.conf
+printf '[Service]\nWatchdogSec=25\n' >/etc/systemd/system/guestmemfs@.service.d/test.conf
 mkdir -p /var/lib/guestmemfs
 guestmemfs check-config vm1 >"$VM_OUT/check-config"
 echo '{"boot_id": "another", "kind": "tmpfs", "size_bytes": 67108864}' >/var/lib/guestmemfs/vm1.json
@@ -33,7 +33,7 @@ PY
 step() { # name: the guest must have gone on since now
     local stores calls
     read -r stores calls < <(python3 -c 'import json; n = json.load(open("/run/notes")); print(n["stores"] + 2, n["calls"] + 2)')
-    wait_until 30 moved_on "$stores" "$calls"
+    wait_until 120 moved_on "$stores" "$calls"
     { printf '{"main_pid": %s, "fds": %s, "mounts": %s, "guest": ' "$(main_pid)" "$(fds)" "$(grep -c ' /srv/guests ' /proc/self/mountinfo || true)"
       cat /run/notes; echo '}'; } >"$VM_OUT/$1"
     echo "$(date +%T) $1 $(cat "$VM_OUT/$1")"
@@ -42,15 +42,15 @@ step() { # name: the guest must have gone on since now
 systemctl start $unit || { trouble; exit 1; }
 systemctl show -P StatusText $unit
 python3 -E -S "$VM_IN/guestlike.py" /srv/guests/ram /run/notes 2>/run/guest-errors &
-wait_until 30 test -s /run/notes
+wait_until 120 test -s /run/notes
 step started
 
 before=$(main_pid); systemctl restart $unit; step restarted; [ "$(main_pid)" != "$before" ]
-before=$(main_pid); systemctl reload $unit; wait_until 30 is_served_by_other "$before"; step reloaded
-before=$(main_pid); kill -KILL "$before"; wait_until 60 is_served_by_other "$before"; step killed-successor
-before=$(main_pid); kill -STOP "$before"; wait_until 60 is_served_by_other "$before"; step hung
+before=$(main_pid); systemctl reload $unit; wait_until 120 is_served_by_other "$before"; step reloaded
+before=$(main_pid); kill -KILL "$before"; wait_until 240 is_served_by_other "$before"; step killed-successor
+before=$(main_pid); kill -STOP "$before"; wait_until 240 is_served_by_other "$before"; step hung
 echo nonsense >>/etc/guestmemfs/vm1.toml
-before=$(main_pid); kill -KILL "$before"; wait_until 60 is_served_by_other "$before"; step broken-config
+before=$(main_pid); kill -KILL "$before"; wait_until 240 is_served_by_other "$before"; step broken-config
 sed -i /nonsense/d /etc/guestmemfs/vm1.toml
 guestmemfs status vm1 >"$VM_OUT/status"
 systemctl show -P NRestarts $unit >"$VM_OUT/restarts"
@@ -60,7 +60,7 @@ systemctl stop $unit
 systemctl is-active $unit >"$VM_OUT/stopped-busy" || true
 grep -c ' /srv/guests ' /proc/self/mountinfo >>"$VM_OUT/stopped-busy" || true
 stores=$(python3 -c 'import json; print(json.load(open("/run/notes"))["stores"] + 2)')
-wait_until 30 moved_on "$stores" 0
+wait_until 120 moved_on "$stores" 0
 cp /run/notes "$VM_OUT/notes-after-busy-stop"
 kill %1
 systemctl start $unit || { trouble; exit 1; }
@@ -73,7 +73,7 @@ systemctl start $unit
 ls -l /srv/guests >"$VM_OUT/files-after-second-start"
 umount /srv/guests
 is_inactive() { [ "$(systemctl is-active $unit)" = inactive ]; }
-wait_until 30 is_inactive
+wait_until 120 is_inactive
 sleep 2
 is_inactive # and stays so
 journalctl -b --no-pager -u $unit -o json >"$VM_OUT/journal"
@@ -85,7 +85,7 @@ mount -t guestmemfs other /srv/other -o size=16M
 { dpkg -r --no-triggers guestmemfs-fuse && echo removed; } >"$VM_OUT/remove-while-served" 2>&1 || true
 umount /srv/other
 is_gone() { ! guestmemfs list --json | grep -q '"serving"'; }
-wait_until 30 is_gone
+wait_until 120 is_gone
 guestmemfs destroy other --yes
 guestmemfs destroy vm1 --yes
 dpkg --purge --no-triggers guestmemfs-fuse >"$VM_OUT/purge" 2>&1 || { cat "$VM_OUT/purge"; exit 1; }
