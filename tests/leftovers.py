@@ -18,7 +18,8 @@ from pathlib import Path
 
 from guestmemfs_fuse.linux import mountinfo, process
 
-GONE_WITHIN_S = 3.0
+# Ending takes its time on a busy host; only a leak ever costs all of this.
+GONE_WITHIN_S = float(os.environ.get("GUESTMEMFS_TEST_PATIENCE_S", "15"))
 POLL_S = 0.02
 MNT_DETACH = 2
 

@@ -50,7 +50,7 @@ def run_suite(tmp_path: Path, source: str, strict: str) -> subprocess.CompletedP
         "-ra",
         str(suite),
     ]
-    environment = {**os.environ, "GUESTMEMFS_STRICT": strict}
+    environment = {**os.environ, "GUESTMEMFS_STRICT": strict, "GUESTMEMFS_TEST_PATIENCE_S": "0.1"}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 
