@@ -17,6 +17,7 @@ import socket
 import stat
 import struct
 import time
+import zlib
 from collections.abc import Callable
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -692,6 +693,60 @@ def _seen(path: bytes, at: os.stat_result, xattrs: bool) -> object:
     target = os.readlink(path) if stat.S_ISLNK(at.st_mode) else b""
     owner = at.st_mode, at.st_nlink, at.st_uid, at.st_gid, at.st_rdev
     return *owner, at.st_size, at.st_blocks, at.st_mtime_ns, at.st_ctime_ns, target, attributes
+
+
+def portrait(path: bytes = b".") -> dict[bytes, object]:
+    """What two filesystems must agree on: all but numbers, times, and figures of memory."""
+    at = os.lstat(path)
+    kind = stat.S_IFMT(at.st_mode)
+    is_link = kind == stat.S_IFLNK
+    xattrs = () if is_link else tuple((name, os.getxattr(path, name)) for name in sorted(os.listxattr(path)))
+    size = 0 if kind == stat.S_IFDIR else at.st_size
+    found: dict[bytes, object] = {
+        path: (
+            *(at.st_mode, at.st_nlink, at.st_uid, at.st_gid, size, xattrs),
+            os.readlink(path) if is_link else b"",
+            _digest(path, size) if kind == stat.S_IFREG and size else 0,
+        )
+    }
+    for name in os.listdir(path) if kind == stat.S_IFDIR else ():
+        found |= portrait(path + b"/" + name)
+    return found
+
+
+def _digest(path: bytes, size: int) -> int:
+    """A checksum of a file's bytes, read through a mapping."""
+    fd = os.open(path, os.O_RDONLY)
+    handle = mmap(fd, size, 1, 1)
+    try:
+        return zlib.crc32(ctypes.string_at(handle, size))
+    finally:
+        munmap(handle)
+        os.close(fd)
+
+
+def store(path: str, offset: int, data: bytes) -> str:
+    """Store bytes through a mapping, as far as the file goes."""
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        length = min(len(data), os.fstat(fd).st_size - offset)
+        if length <= 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "nothing there"
+        handle = mmap(fd, offset + length, 3, 1)
+        poke(handle, offset, data[:length])
+        munmap(handle)
+        return "stored"
+    finally:
+        os.close(fd)
+
+
+def fallocates(path: str, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) of a path."""
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fallocate(fd, mode, offset, length)
+    finally:
+        os.close(fd)
 
 
 def times(paths: list[str]) -> dict[str, tuple[int, int, int] | None]:
