@@ -740,6 +740,21 @@ def store(path: str, offset: int, data: bytes) -> str:
         os.close(fd)
 
 
+def store_anyway(path: str, offset: int, data: bytes) -> None:
+    """Store bytes through a mapping, also behind the end."""
+    fd = os.open(path, os.O_RDWR)
+    handle = mmap(fd, offset + len(data), 3, 1)
+    os.close(fd)
+    poke(handle, offset, data)
+    munmap(handle)
+
+
+def checksum(path: str) -> int:
+    """CRC-32 of a file's bytes, read through a mapping."""
+    size = os.stat(path).st_size
+    return _digest(os.fsencode(path), size) if size else 0
+
+
 def fallocates(path: str, mode: int, offset: int, length: int) -> None:
     """fallocate(2) of a path."""
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
