@@ -29,6 +29,8 @@ table.rows(
     ],
 )
 
+table.times("d/ d/a", [("times of listing", do.listdir("d"), {"d": "a"})])
+
 
 def everything(t: Tree, fd: int, size: int = 32768) -> list[tuple[bytes, int, int, int]]:
     """All that is left of an open directory."""

@@ -59,7 +59,14 @@ table.rows(
     ],
 )
 
-table.times("d/", [("times", do.symlink("f", "d/x"), {"d": "mc", "d/x": "amc"})])
+table.times(
+    "d/ l->d",
+    [
+        ("times", do.symlink("f", "d/x"), {"d": "mc", "d/x": "amc"}),
+        ("times of readlink", do.readlink("l"), {"l": "a"}),
+        ("times of following", do.stat("l"), {"l": "a", "d": ""}),
+    ],
+)
 
 
 @table.check(
