@@ -38,10 +38,11 @@ from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
 from guestmemfs_fuse.fuse import session
-from guestmemfs_fuse.fuse.connection import Connection, connect
+from guestmemfs_fuse.fuse.connection import Connection, MountGoneError, connect
 from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
 from guestmemfs_fuse.fuse.kernel import FuseKernel
 from guestmemfs_fuse.fuse.operations import GuestOperations
+from guestmemfs_fuse.fuse.phase import Ended
 from guestmemfs_fuse.fuse.relay import Relay
 from guestmemfs_fuse.handover import fdnames, journal
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds, watchdog_interval_s
@@ -110,7 +111,12 @@ class Daemon:
             self._cleanup.callback(storage.close)
             self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
             stored = self._fds.get(fdnames.FUSE, [])
-            self._connection = connect(self._config.mountpoint, self._config.name, stored, storage.state)
+            try:
+                self._connection = connect(self._config.mountpoint, self._config.name, stored, storage.state)
+            except MountGoneError as error:
+                log.info("%s: nothing is left to serve", error.message)
+                self._notifier.stopping()
+                return 0
             self._cleanup.callback(os.close, self._connection.fd)
             self._cleanup.callback(self._unmount_unless_served)
             self._build(self._connection)
@@ -185,6 +191,8 @@ class Daemon:
     async def _relay_until_it_ends(self) -> None:
         ended = await self._relay.run(pump=self._pump)
         log.info("the mount is gone (%s)", ended.value)
+        if ended is Ended.UNMOUNTED:
+            self._engine.ledger.commit(cmd.EndSession())
         self._notifier.stopping()
         with suppress(DaemonError):
             # systemd may keep what is stored beyond a stop (FileDescriptorStorePreserve=).

@@ -167,6 +167,11 @@ class StartSession:
 
 
 @dataclass(frozen=True, slots=True)
+class EndSession:
+    """The kernel says that the filesystem is unmounted and gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenBacking:
     """Remember the id under which the kernel knows an inode's backing file."""
 
@@ -213,6 +218,7 @@ Command = (
     | Freeze
     | StartDaemon
     | StartSession
+    | EndSession
     | OpenBacking
     | CloseBacking
     | Quarantine

@@ -239,6 +239,18 @@ def _session_started(record: rec.SessionStarted, state: State) -> None:
         others = tuple(device for device in state.past_devices if device != record.device)
         state.past_devices = (*others, state.session.device)[-PAST_DEVICES:]
     state.session = Session(record.init_request, record.device)
+    _forget_connection(state)
+
+
+@evolve.register
+def _session_ended(record: rec.SessionEnded, state: State) -> None:
+    state.session = None
+    state.past_devices = tuple(device for device in state.past_devices if device != record.device)
+    _forget_connection(state)
+
+
+def _forget_connection(state: State) -> None:
+    """Requests and backing ids belonged to the connection before."""
     state.recent.clear()
     for inode in state.inodes.values():
         inode.backing_id = None

@@ -240,6 +240,17 @@ class Repaired:
     parent: Ino = ROOT_INO
 
 
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """The filesystem was unmounted and its superblock is gone: nobody can map anything through it any more.
+
+    Its device number will be another filesystem's, so it must not be remembered.
+    """
+
+    TAG: ClassVar[int] = 23
+    device: int
+
+
 Record = (
     Made
     | Linked
@@ -263,6 +274,7 @@ Record = (
     | Quarantined
     | RegionResized
     | Repaired
+    | SessionEnded
 )
 
 RECORD_TYPES: Final[tuple[type[Record], ...]] = Record.__args__

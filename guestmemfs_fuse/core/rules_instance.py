@@ -39,6 +39,10 @@ def start_session(command: cmd.StartSession, state: State, now_ns: int) -> Recor
     return (rec.SessionStarted(command.init_request, command.device),)
 
 
+def end_session(command: cmd.EndSession, state: State, now_ns: int) -> Records:
+    return () if state.session is None else (rec.SessionEnded(state.session.device),)
+
+
 def open_backing(command: cmd.OpenBacking, state: State, now_ns: int) -> Records:
     inode_of(state, command.ino)
     return (rec.BackingOpened(command.ino, command.backing_id),)

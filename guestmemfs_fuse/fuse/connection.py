@@ -14,7 +14,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from guestmemfs_fuse.core.errors import UnknownTargetError, UnsupportedError, UsageError
+from guestmemfs_fuse.core.errors import GuestmemfsError, UnknownTargetError, UnsupportedError, UsageError
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.fuse import device
 from guestmemfs_fuse.linux import mount, mountinfo
@@ -22,6 +22,10 @@ from guestmemfs_fuse.linux import mount, mountinfo
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.guestmemfs"
+
+
+class MountGoneError(GuestmemfsError):
+    """Somebody unmounted while no daemon served: what was asked for, so there is nothing to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +45,21 @@ def connect(mountpoint: str, name: str, stored_fds: list[int], state: State) -> 
     """Take the connection over from the store, or mount a new one.
 
     mountpoint: canonical, an existing directory; name: what mount tables show as source.
-    Raises UnsupportedError (no /dev/fuse, not root), UnknownTargetError or UsageError (mountpoint).
+    Raises MountGoneError when it was unmounted meanwhile, UnsupportedError (no /dev/fuse, not root),
+    UnknownTargetError or UsageError (mountpoint).
     """
     there = mounted_device(mountpoint)
     session = state.session
-    if stored_fds and session is not None and there == session.device:
+    if stored_fds and session is not None and there in (None, session.device):
         for fd in stored_fds[:-1]:
             os.close(fd)
-        return Connection(stored_fds[-1], there, session.init_request)
+        # Without a mount it may have been detached (umount -l) while somebody still uses it.
+        if there is None and not device.is_connected(stored_fds[-1]):
+            os.close(stored_fds[-1])
+            raise MountGoneError(f"{mountpoint} was unmounted while no daemon served it")
+        return Connection(stored_fds[-1], session.device, session.init_request)
     for fd in stored_fds:
-        log.warning("the stored connection belongs to no mount of ours any more; mounting anew")
+        log.warning("the stored connection is not the one of the mount at %s; mounting anew", mountpoint)
         os.close(fd)
     if there is not None:
         mount.umount(mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)

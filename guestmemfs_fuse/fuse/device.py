@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import stat
 
 from guestmemfs_fuse.fuse import abi, notify
@@ -21,6 +22,13 @@ DEVICE_PATH = "/dev/fuse"
 def open_device() -> int:
     """Open an unmounted connection (not inherited, non-blocking); the caller owns the descriptor."""
     return os.open(DEVICE_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def is_connected(fuse_fd: int) -> bool:
+    """Whether the connection still has a superblock: poll(2) says POLLERR when not (fuse_dev_poll)."""
+    poll = select.poll()
+    poll.register(fuse_fd, select.POLLIN)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def mount_fuse(

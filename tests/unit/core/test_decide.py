@@ -347,6 +347,7 @@ EVEN_WHEN_FROZEN: list[cmd.Command] = [
     cmd.Freeze(False),
     cmd.StartDaemon(),
     cmd.StartSession(b"init", 4),
+    cmd.EndSession(),
     cmd.OpenBacking(Ino(2), BackingId(5)),
     cmd.CloseBacking(Ino(2)),
     cmd.Quarantine((Extent(BlockNumber(1), 1),)),

@@ -67,6 +67,20 @@ def test_a_new_session_voids_requests_and_backing_ids_and_remembers_the_device()
     assert world.state.session.init_request == b"init 2"
 
 
+def test_a_superblock_that_is_gone_is_not_remembered() -> None:
+    world = World()
+    ino = world.make(b"file")
+    world.do(cmd.StartSession(b"", 40))
+    world.do(cmd.StartSession(b"", 41))
+    world.do(cmd.OpenBacking(ino, BackingId(7)))
+    world.do(cmd.EndSession())
+    assert world.state.session is None
+    assert world.state.devices == {40}
+    assert world[ino].backing_id is None
+    world.do(cmd.EndSession())  # nothing is left to end
+    assert world.state.devices == {40}
+
+
 def test_past_devices_are_remembered_once_each_and_not_for_ever() -> None:
     world = World()
     for device in (1, 2, 1, 1, 3):

@@ -67,6 +67,7 @@ def test_the_format_of_every_record_is_what_it_was() -> None:
         "Quarantined": (20, "extents"),
         "RegionResized": (21, "size_bytes"),
         "Repaired": (22, "ino nlink parent"),
+        "SessionEnded": (23, "device"),
     }
     assert known == {
         record.__name__: (record.TAG, " ".join(field.name for field in fields(record)))

@@ -37,6 +37,8 @@ def made() -> tuple[rec.Transaction, ...]:
     extents = (Extent(BlockNumber(0), 3), Extent(BlockNumber(8), 2))
     return (
         one(rec.DaemonStarted(1)),
+        one(rec.SessionStarted(b"unmounted", 70)),
+        one(rec.SessionEnded(70)),
         one(rec.SessionStarted(b"\x00init\xff", 77)),
         one(rec.Made(ROOT_INO, b"guest", FILE, 0o100600, 0, 0, 0, b"", next(now)), origin=10, ino=FILE),
         one(rec.Made(ROOT_INO, b"dir", DIRECTORY, 0o40755, 1000, 1000, 0, b"", next(now)), origin=12),
