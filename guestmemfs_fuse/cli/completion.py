@@ -44,9 +44,7 @@ def complete_targets(command: click.Command) -> click.Command:
     return command
 
 
-def _instances(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[object]:
-    from click.shell_completion import CompletionItem
-
+def _instances(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     from guestmemfs_fuse.metadata.instance import all_instances
 
-    return [CompletionItem(each.name) for each in all_instances() if each.name.startswith(incomplete)]
+    return [each.name for each in all_instances() if each.name.startswith(incomplete)]

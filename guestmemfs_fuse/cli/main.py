@@ -33,6 +33,9 @@ ENTRIES = (
     Entry("resize", "resize:resize", "Grow or shrink a region under its mount."),
     Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
     Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),
+    Entry("top", "top:top", "Watch one instance: use, requests, who maps what."),
+    Entry("metrics", "metrics:metrics", "Print figures for Prometheus."),
+    Entry("debug-dump", "debug_dump:debug_dump", "Collect what a bug report needs."),
     Entry("completion", "completion:completion", "Print a shell's completion script."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )

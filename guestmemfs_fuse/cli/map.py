@@ -17,28 +17,46 @@ _EXAMPLES = """\b
 Examples:
   guestmemfs map /mnt/guests/vm1
   guestmemfs map /mnt/guests/vm1 --json
+  guestmemfs map /mnt/guests --svg region.svg
 """
 
 
 @click.command("map", epilog=_EXAMPLES)
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def map_file(path: str, as_json: bool) -> None:
+@click.option("--svg", "svg_path", metavar="FILE", help="Write the picture of a whole region to FILE.")
+def map_file(path: str, as_json: bool, svg_path: str | None) -> None:
     """Show the file PATH: its extents, huge-page coverage and which processes map it.
 
-    Works for a stopped instance too: PATH is where the file would be.
+    Works for a stopped instance too: PATH is where the file would be. For a mountpoint or the name of an
+    instance, the whole region is drawn: which blocks are whose, what is free, holes, and memory errors.
     """
     host.require_root()
     from guestmemfs_fuse.cli import survey
     from guestmemfs_fuse.cli.daemons import RESTART_WAIT_S
-    from guestmemfs_fuse.metadata.instance import instance_of_path
+    from guestmemfs_fuse.metadata.instance import find, instance_of_path
 
-    instance, inside = instance_of_path(path)
+    instance, inside = (find(path), "") if _is_name(path) else instance_of_path(path)
+    if not inside:
+        from guestmemfs_fuse.cli.map_region import show_region
+
+        found = survey.examine(instance, wait_s=RESTART_WAIT_S)
+        show_region(found, as_json=as_json, svg_path=svg_path)
+        return
+    if svg_path is not None:
+        raise click.UsageError("--svg draws a whole region: give a mountpoint or a name")
     shown = _ask(survey.examine(instance, wait_s=RESTART_WAIT_S), inside)
     if as_json:
         print_json(shown)
         return
     _print(shown)
+
+
+def _is_name(path: str) -> bool:
+    """Whether PATH is an instance's name rather than a file of the current directory."""
+    from guestmemfs_fuse.metadata.instance import all_instances
+
+    return "/" not in path and any(each.name == path for each in all_instances())
 
 
 def _ask(found: Finding, inside: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import UsageError
 from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.types import Ino
-from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.engine import picture, report
 from guestmemfs_fuse.engine.engine import Engine
 
 Args = Mapping[str, object]
@@ -50,6 +50,7 @@ class Handlers:
             "thaw": self.thaw,
             "resize_file": self.resize_file,
             "layout": self.layout,
+            "picture": self.picture,
             "fsck": self.fsck,
         }
 
@@ -72,7 +73,15 @@ class Handlers:
         inode = report.resolve(engine.state, path)
         if not inode.is_file:
             raise UsageError(f"{path} is no regular file", hint="only regular files have memory")
-        return await trio.to_thread.run_sync(report.one_file, engine.state, engine.region, path)
+        poisoned = await engine.poison.look()
+        one_file = functools.partial(report.one_file, poisoned=poisoned)
+        return await trio.to_thread.run_sync(one_file, engine.state, engine.region, path)
+
+    async def picture(self, args: Args, progress: Progress) -> object:
+        """{} -> the whole region: who has which part of it."""
+        engine = self._engine
+        listed = report.listing(engine.state)
+        return await trio.to_thread.run_sync(picture.parts, engine.state, listed, engine.region)
 
     async def pin(self, args: Args, progress: Progress) -> object:
         """{path, pinned}."""

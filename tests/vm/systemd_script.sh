@@ -46,7 +46,8 @@ wait_until 120 test -s /run/notes
 step started
 
 before=$(main_pid); systemctl restart $unit; step restarted; [ "$(main_pid)" != "$before" ]
-before=$(main_pid); systemctl reload $unit; wait_until 120 is_served_by_other "$before"; step reloaded
+# Emulated, on a busy host, a new daemon may not be warm in time; then the old one goes on, by design.
+before=$(main_pid); wait_until 400 systemctl reload $unit; wait_until 120 is_served_by_other "$before"; step reloaded
 before=$(main_pid); kill -KILL "$before"; wait_until 240 is_served_by_other "$before"; step killed-successor
 before=$(main_pid); kill -STOP "$before"; wait_until 240 is_served_by_other "$before"; step hung
 echo nonsense >>/etc/guestmemfs/vm1.toml
