@@ -82,6 +82,8 @@ def _helper() -> str:
         ("dax-dir=DIR", "directory on an fsdax filesystem, for region=dax"),
         ("numa-node=N", "take memory of this node only"),
         ("state-dir=DIR", "where the instance's state is kept"),
+        ("huge=prefer|require", "what to do about memory without huge pages"),
+        ("reserve", "grow the pool of huge pages as needed, for region=hugetlb"),
     ):
         lines += [".TP", f".B {_escape(option)}", _escape(text)]
     passed = ", ".join(sorted(FOR_OTHERS | ANYWAY))

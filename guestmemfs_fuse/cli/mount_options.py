@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from guestmemfs_fuse.cli.sizes import parse_size
 from guestmemfs_fuse.core.errors import UsageError
-from guestmemfs_fuse.metadata.instance import RegionKind
+from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind
 
 _FOR_OTHERS = "defaults auto noauto nofail _netdev user nouser users nousers owner noowner group nogroup"
 _ANYWAY = (
@@ -95,6 +95,18 @@ def _path(text: str) -> str:
     return text
 
 
+def _huge(text: str) -> str:
+    if text not in get_args(HugeWish):
+        raise ValueError(f"is one of {', '.join(get_args(HugeWish))}")
+    return text
+
+
+def _flag(text: str) -> bool:
+    if text:
+        raise ValueError("takes no value")
+    return True
+
+
 def _node(text: str) -> int:
     if not text.isdecimal():
         raise ValueError("is the number of a NUMA node")
@@ -108,4 +120,6 @@ _OURS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "dax-dir": ("dax_dir", _path),
     "numa-node": ("numa_node", _node),
     "state-dir": ("state_dir", _path),
+    "huge": ("huge", _huge),
+    "reserve": ("reserve", _flag),
 }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from guestmemfs_fuse.cli import unit_state
 from guestmemfs_fuse.handover import last_words, pid_file
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.linux import mountinfo
@@ -43,7 +44,8 @@ class Sight:
     """Facts about one instance at one moment.
 
     mount: our filesystem at its mountpoint; has_daemon: a process serves it, or is about to; holder_pid: of
-    the living holder; has_region: its memory exists; last_words: why the holder gave its daemon up.
+    the living holder; has_region: its memory exists; last_words: why the holder gave its daemon up;
+    unit_waits: there is no holder, but systemd will start the next daemon.
     """
 
     mount: mountinfo.MountEntry | None
@@ -51,6 +53,7 @@ class Sight:
     holder_pid: int | None
     has_region: bool
     last_words: LastWords | None
+    unit_waits: bool = False
 
     @property
     def condition(self) -> Condition:
@@ -58,7 +61,7 @@ class Sight:
         if self.has_daemon:
             return Condition.SERVING
         if self.mount is not None:
-            waits = self.holder_pid is not None and self.last_words is None
+            waits = self.unit_waits or (self.holder_pid is not None and self.last_words is None)
             return Condition.RESTARTING if waits else Condition.DEAD_MOUNT
         return Condition.STOPPED if self.has_region else Condition.LOST
 
@@ -67,12 +70,15 @@ def look(instance: Instance) -> Sight:
     """See what there is of an instance now."""
     paths = instance.paths
     mount, has_daemon = our_mount(instance.config.mountpoint), is_locked(paths.lock)
+    holder_pid = pid_file.owner(paths.holder_pid)
+    is_abandoned = mount is not None and not has_daemon and holder_pid is None
     return Sight(
         mount=mount,
         has_daemon=has_daemon,
-        holder_pid=pid_file.owner(paths.holder_pid),
+        holder_pid=holder_pid,
         has_region=mount is not None or has_daemon or region_is_there(instance.config, paths),
         last_words=read_last_words(paths.last_words),
+        unit_waits=is_abandoned and unit_state.will_come_back(instance.name),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, get_args
 from guestmemfs_fuse.cli.sizes import parse_size
 from guestmemfs_fuse.cli.wishes import Wishes
 from guestmemfs_fuse.core.errors import UsageError
-from guestmemfs_fuse.metadata.instance import RegionKind, valid_name
+from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind, valid_name
 
 DIRECTORY = "/etc/guestmemfs"
 SUFFIX = ".toml"
@@ -167,6 +167,18 @@ def _path(value: object) -> str:
     return value
 
 
+def _huge(value: object) -> object:
+    if value not in get_args(HugeWish):
+        raise ValueError(f"is one of {', '.join(get_args(HugeWish))}, not {value!r}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"is true or false, not {value!r}")
+    return value
+
+
 def _node(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"is the number of a NUMA node, not {value!r}")
@@ -181,5 +193,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "dax-dir": ("dax_dir", _path),
     "numa-node": ("numa_node", _node),
     "state-dir": ("state_dir", _path),
+    "huge": ("huge", _huge),
+    "reserve": ("reserve", _flag),
 }
 _REQUIRED = ("mountpoint", "size")

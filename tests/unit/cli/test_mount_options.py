@@ -10,7 +10,7 @@ from guestmemfs_fuse.core.errors import UnsupportedError, UsageError
 
 
 def test_our_words_are_the_options_of_mount() -> None:
-    parsed = parse("rw,size=1G,region=hugetlb,page-size=1G,numa-node=1,state-dir=/a,dax-dir=/b")
+    parsed = parse("rw,size=1G,region=hugetlb,page-size=1G,numa-node=1,state-dir=/a,dax-dir=/b,reserve")
     assert parsed.wishes == {
         "size_bytes": 1 << 30,
         "kind": "hugetlb",
@@ -18,6 +18,7 @@ def test_our_words_are_the_options_of_mount() -> None:
         "numa_node": 1,
         "state_dir": "/a",
         "dax_dir": "/b",
+        "reserve": True,
     }
 
 
@@ -39,6 +40,8 @@ def test_words_for_mount_and_systemd_pass() -> None:
         ("page-size=4M", "is 2M or 1G"),
         ("dax-dir=here", "absolute path"),
         ("numa-node=-1", "NUMA node"),
+        ("huge=yes", "prefer, require"),
+        ("reserve=1", "takes no value"),
     ],
 )
 def test_others_are_refused_by_name(words: str, says: str) -> None:

@@ -15,12 +15,14 @@ GOOD = b'mountpoint = "/srv/guests"\nsize = "64M"\n'
 
 def test_keys_are_the_options_of_mount() -> None:
     wishes, mistakes = parse(
-        GOOD + b'region = "hugetlb"\npage-size = "1G"\nnuma-node = 1\nstate-dir = "/var/gm"\n', "guests"
+        GOOD
+        + b'region = "hugetlb"\npage-size = "1G"\nnuma-node = 1\nstate-dir = "/var/gm"\nreserve = true\n',
+        "guests",
     )
     assert mistakes == [] and wishes is not None
     assert (wishes.name, wishes.mountpoint, wishes.size_bytes) == ("guests", "/srv/guests", 64 << 20)
     assert (wishes.kind, wishes.page_bytes, wishes.numa_node) == ("hugetlb", 1 << 30, 1)
-    assert (wishes.state_dir, wishes.foreground) == ("/var/gm", True)
+    assert (wishes.state_dir, wishes.foreground, wishes.reserve) == ("/var/gm", True, True)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,10 @@ def test_keys_are_the_options_of_mount() -> None:
         (b'size = "4G"\nmountpoint = "guests"\n', 2, "absolute path"),
         (b'\n\nmountpoint = "/a"\nsize = "4G"\nregion = "ramfs"\n', 5, "tmpfs, memfd, hugetlb, dax"),
         (b'mountpoint = "/a"\nsize = "4G"\nnuma-node = true\n', 3, "NUMA node"),
-        (b'mountpoint = "/a"\nsize = "4G"\n\n[huge]\nx = 1\n', 4, "unknown key 'huge'"),
+        (b'mountpoint = "/a"\nsize = "4G"\n\n[pool]\nx = 1\n', 4, "unknown key 'pool'"),
         (b'mountpoint = "/a"\nsize = "4G"\n# \xff\n', 3, "UTF-8"),
+        (b'mountpoint = "/a"\nsize = "4G"\nreserve = 1\n', 3, "true or false"),
+        (b'mountpoint = "/a"\nsize = "4G"\nhuge = "yes"\n', 3, "prefer, require"),
         (b'mountpoint = "/a"\n', 0, "size is missing"),
         (b'mountpoint = "/a"\nsize = "4G', 2, ""),
     ],
