@@ -81,6 +81,7 @@ def _settle(region: Region, inode: Inode) -> bool:
             return False
         region.settle(inode)
     except FsError as error:
-        log.error("inode %d: %s", inode.ino, error)
+        if inode.nlink:  # an orphan may have lost its memory already: it is about to be reaped
+            log.error("inode %d: %s", inode.ino, error)
         return False
     return True
