@@ -29,7 +29,9 @@ NO_REQUEST: Final = Unique(0)
 
 NAME_MAX_BYTES: Final = 255
 SYMLINK_MAX_BYTES: Final = 4095
-FILE_MAX_BYTES: Final = (1 << 63) - (1 << 21)
+FILE_MAX_BYTES: Final = 1 << 49
+"""Half a pebibyte, more than a host's memory: a larger size is a mistake (EFBIG), a smaller one that does not
+fit is want of room (ENOSPC)."""
 LINK_MAX: Final = 65_000
 XATTR_NAME_MAX_BYTES: Final = 255
 XATTR_VALUE_MAX_BYTES: Final = 65_536

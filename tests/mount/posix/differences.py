@@ -53,6 +53,7 @@ _DIFFERENCES: Final[tuple[tuple[str, object, str], ...]] = (
     ("data: a file sent to another of the mount", "EINVAL", _DATA),
     ("data: a write takes the setuid bit", ("6777", "EINVAL"), _DATA),
     ("truncate: to more than the filesystem holds", "ENOSPC", _MEMORY),
+    ("truncate: to a petabyte", "EFBIG", _MEMORY),
     ("truncate: to more than a file can hold", "EFBIG", _MEMORY),
     ("truncate: touching the page behind the end is a bus error", "none", _HUGE),
     ("truncate: bytes stored behind the end show when the file grows", bytes(100), _HUGE),

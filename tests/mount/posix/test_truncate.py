@@ -44,6 +44,7 @@ table.rows(
         ("an open file to a negative size", do.ftruncate(Fd("f", RW), -1), "EINVAL"),
         ("a descriptor that does not exist", do.ftruncate(999, 0), "EBADF"),
         ("to more than the filesystem holds", do.truncate("f", 1 << 40), "ok"),
+        ("to a petabyte", do.truncate("f", 10**15 - 1), "ok"),
         ("to more than a file can hold", do.truncate("f", (1 << 63) - 1), "ok"),
     ],
 )
