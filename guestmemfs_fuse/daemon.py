@@ -209,6 +209,7 @@ class Daemon:
         with self._background:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._engine.orphans.run)
+                nursery.start_soon(self._engine.poison.look)
                 if self._is_clean:
                     self._engine.swept.set()
                 else:

@@ -86,6 +86,7 @@ def _print(shown: dict[str, Any]) -> None:
         ("size", f"{size_text(shown['size_bytes'])}, {size_text(shown['allocated_bytes'])} allocated"),
         ("huge pages", f"{size_text(shown['huge_bytes'])} ({shown['huge_fraction']:.1%})"),
         ("saved guest", shown["saved_guest"]),
+        ("errors", _errors(shown.get("poisoned", []))),
         ("open", f"{shown['open_count']} descriptors"),
         ("mapped by", _users(shown["mapped_by"])),
     ):
@@ -95,6 +96,12 @@ def _print(shown: dict[str, Any]) -> None:
         result("")
         columns = ("OFFSET", "LENGTH", "IN REGION")
         table(columns, [_extent(row) for row in shown["extents"]], right=columns)
+
+
+def _errors(poisoned: list[dict[str, Any]]) -> str | None:
+    """Where the memory is lost: whoever touches it gets SIGBUS."""
+    where = ", ".join(f"{row['length_bytes']} bytes at {row['offset_bytes']:#x}" for row in poisoned)
+    return f"memory lost: {where}" if where else None
 
 
 def _users(users: list[dict[str, Any]]) -> str:

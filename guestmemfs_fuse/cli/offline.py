@@ -92,7 +92,7 @@ def _figures(kind: str, state: State, used_bytes: int) -> dict[str, Any]:
 def _unmeasured(path: str, ino: int, size_bytes: int, pinned: bool) -> dict[str, Any]:
     measured = ("allocated_bytes", "huge_bytes", "huge_fraction", "open_count")
     row: dict[str, Any] = {"path": path, "ino": ino, "size_bytes": size_bytes, "pinned": pinned}
-    return {**row, **dict.fromkeys(measured), "mapped_by": []}
+    return {**row, **dict.fromkeys(measured), "mapped_by": [], "poisoned": []}
 
 
 def _state(instance: Instance) -> State:

@@ -102,6 +102,10 @@ def _print(shown: dict[str, Any]) -> None:
         result("")
         columns = ("PATH", "SIZE", "ALLOCATED", "HUGE", "OPEN", "MAPPED BY")
         table(columns, [_file(row) for row in shown["files"]], right=columns[1:5])
+    for row in shown["files"]:
+        if lost_bytes := sum(each["length_bytes"] for each in row.get("poisoned", [])):
+            where = row["path"] or f"inode {row['ino']}"
+            say(f"warning: {size_text(lost_bytes)} of {where} are lost to memory errors (`guestmemfs map`)")
     if shown["last_words"]:
         say("the daemon was given up; its last words:")
         for line in shown["last_words"].splitlines():

@@ -8,6 +8,7 @@ Called by control/server; the daemon adds the operations that concern itself (pi
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -58,8 +59,9 @@ class Handlers:
         """The part of `status` that is about region and files."""
         engine = self._engine
         await engine.orphans.reap()
+        poisoned = await engine.poison.look()
         listed, devices = report.listing(engine.state), report.devices_of(engine.state)
-        rows = await trio.to_thread.run_sync(report.files, listed, devices, engine.region)
+        rows = await trio.to_thread.run_sync(report.files, listed, devices, engine.region, poisoned)
         return {
             "region": report.region_figures(engine.state, engine.region),
             "huge": report.huge_figures(rows),

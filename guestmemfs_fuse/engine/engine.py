@@ -21,6 +21,7 @@ from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Journal, Ledger, Origin
 from guestmemfs_fuse.engine.memory import Memory
 from guestmemfs_fuse.engine.orphans import Orphans
+from guestmemfs_fuse.engine.poison import Poison
 from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
 
@@ -47,9 +48,10 @@ class Engine:
         self.ledger = Ledger(state, journal)
         self.punches = Punches(state, region, kernel)
         self.backings = Backings(self.ledger, region, kernel, self.punches)
-        self.orphans = Orphans(self.ledger, region, kernel, self.backings)
+        self.poison = Poison(self.ledger, region)
+        self.orphans = Orphans(self.ledger, region, kernel, self.backings, self.poison)
         self.gate = Gate()
-        self.memory = Memory(self.ledger, region, self.gate, self.orphans)
+        self.memory = Memory(self.ledger, region, self.gate, self.orphans, self.poison)
         self.swept = trio.Event()
         self._openable: set[Ino] = set()
 

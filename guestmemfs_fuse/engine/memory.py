@@ -27,6 +27,8 @@ from guestmemfs_fuse.engine import mappings, report
 from guestmemfs_fuse.engine.gate import Gate
 from guestmemfs_fuse.engine.ledger import Ledger, Origin
 from guestmemfs_fuse.engine.orphans import Orphans
+from guestmemfs_fuse.engine.poison import Poison
+from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.region.base import Filled, Region, Stop
 
 T = TypeVar("T")
@@ -43,11 +45,12 @@ _EARLY_INTERRUPTS: Final = 256
 class Memory:
     """The calls that move memory between a file and the region."""
 
-    def __init__(self, ledger: Ledger, region: Region, gate: Gate, orphans: Orphans) -> None:
+    def __init__(self, ledger: Ledger, region: Region, gate: Gate, orphans: Orphans, poison: Poison) -> None:
         self._ledger = ledger
         self._region = region
         self._gate = gate
         self._orphans = orphans
+        self._poison = poison
         self._one_at_a_time = trio.Lock()
         self._running: dict[int, bool] = {}
         self._early: OrderedDict[int, None] = OrderedDict()
@@ -94,6 +97,7 @@ class Memory:
         """Commit, then give memory back; blocks that were cut are handed out again only afterwards."""
         cut_bytes, held = inode.size_bytes - command.size_bytes, inode.extents
         async with self._one_at_a_time:
+            self._poison.look_at(inode)
             self._ledger.commit(command, origin)
             cut = split(held, inode.block_count)[1]
             await _work(cut_bytes, self._region.settle, inode)
@@ -134,12 +138,19 @@ class Memory:
         self, inode: Inode, start_bytes: int, end_bytes: int, command: cmd.Command, origin: Origin | None
     ) -> None:
         unique = origin.unique if origin is not None else next(self._own_numbers)
+        # No program expects EINTR of ftruncate (no other filesystem gives it): only a caller that is being
+        # killed is let go. fallocate is known to be interruptible.
+        caller = origin.pid if origin is not None and isinstance(command, cmd.Resize) else 0
+
+        def stop() -> bool:
+            return self._running[unique] and (not caller or process.is_dying(caller))
+
         self._running[unique] = unique in self._early
         self._early.pop(unique, None)
         try:
             # One at a time: two allocations must not each see the room the other one takes.
             async with self._one_at_a_time:
-                filled = await self._fill(inode, start_bytes, end_bytes, lambda: self._running[unique])
+                filled = await self._fill(inode, start_bytes, end_bytes, stop)
         finally:
             del self._running[unique]
         try:

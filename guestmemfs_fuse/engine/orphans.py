@@ -30,6 +30,7 @@ from guestmemfs_fuse.engine import mappings
 from guestmemfs_fuse.engine.backings import Backings
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
+from guestmemfs_fuse.engine.poison import Poison
 from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,14 @@ _MOST_WATCHED: Final = 256
 class Orphans:
     """Reaps inodes that have neither name nor user."""
 
-    def __init__(self, ledger: Ledger, region: Region, kernel: Kernel, backings: Backings) -> None:
+    def __init__(
+        self, ledger: Ledger, region: Region, kernel: Kernel, backings: Backings, poison: Poison
+    ) -> None:
         self._ledger = ledger
         self._region = region
         self._kernel = kernel
         self._backings = backings
+        self._poison = poison
         self._unborn: set[int] = set()
         self.reaped = 0
         self._due = trio.Event()
@@ -156,6 +160,7 @@ class Orphans:
             # The memory first: nobody can reach it any more, and a crash in between leaves an orphan that the
             # next daemon reaps. The other way round it would leave memory that belongs to nobody.
             if inode.is_file:
+                self._poison.look_at(inode)
                 self._region.discard(inode)
             self._ledger.commit(cmd.Reap(ino))
             self.reaped += 1

@@ -16,7 +16,8 @@ from guestmemfs_fuse.core.errors import FsError, UnknownTargetError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import mappings
-from guestmemfs_fuse.linux import users
+from guestmemfs_fuse.engine.poison import Poisoned, scan
+from guestmemfs_fuse.linux import hwpoison, users
 from guestmemfs_fuse.region import hugetlb_figures
 from guestmemfs_fuse.region.base import Region
 
@@ -34,17 +35,29 @@ def listing(state: State) -> Listing:
     return list(_walk(state))
 
 
-def files(listed: Listing, devices: list[users.Dev], region: Region) -> list[Report]:
-    """What is to say of every file listed. Blocks: measures each file and scans /proc once."""
+def files(
+    listed: Listing, devices: list[users.Dev], region: Region, poisoned: Poisoned | None = None
+) -> list[Report]:
+    """What is to say of every file listed. Blocks: measures each file and scans /proc once.
+
+    poisoned: what the engine knows of memory errors; None: nobody has looked, do it now.
+    """
+    if poisoned is None:
+        poisoned = _search(region, [inode for _, inode in listed])
     mapped = mappings.mapped_by(mappings.viewpoint(devices, region), (inode for _, inode in listed))
     opened = users.open_counts(devices) if devices else {}
     return [
-        _file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0))
+        {
+            **_file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0)),
+            "poisoned": _errors(inode, poisoned),
+        }
         for path, inode in listed
     ]
 
 
-def one_file(state: State, region: Region, path: str, *, served: bool = True) -> Report:
+def one_file(
+    state: State, region: Region, path: str, *, served: bool = True, poisoned: Poisoned | None = None
+) -> Report:
     """One file and where its memory is; served: see devices_of. Raises UnknownTargetError."""
     inode = resolve(state, path)
     devices = devices_of(state, served=served)
@@ -52,7 +65,17 @@ def one_file(state: State, region: Region, path: str, *, served: bool = True) ->
     opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
     report = _file(path, inode, region, mapped, opened)
     report["extents"] = [asdict(extent) for extent in region.extents(inode)]
+    report["poisoned"] = _errors(inode, _search(region, [inode]) if poisoned is None else poisoned)
     return report
+
+
+def _search(region: Region, inodes: list[Inode]) -> Poisoned:
+    return scan(region, inodes) if hwpoison.corrupted_bytes() else {}
+
+
+def _errors(inode: Inode, poisoned: Poisoned) -> list[Report]:
+    ranges = poisoned.get(inode.ino, [])
+    return [{"offset_bytes": start, "length_bytes": end - start} for start, end in ranges]
 
 
 def region_figures(state: State, region: Region) -> Report:

@@ -24,13 +24,14 @@ from guestmemfs_fuse.core.errors import (
 )
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import FILE_MAX_BYTES, Extent, Ino, round_down, round_up
-from guestmemfs_fuse.linux import coverage, memory
+from guestmemfs_fuse.linux import coverage, hwpoison, memory
 from guestmemfs_fuse.region import host_memory, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 from guestmemfs_fuse.region.huge_policy import HugePolicy
 
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
+_PMD_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,15 @@ class BackingFiles(ABC):
                 if error.errno == errno.ENXIO:
                     raise NoDataThereError() from error
                 raise
+
+    def poisoned(self, inode: Inode) -> list[tuple[int, int]]:
+        """See Region.poisoned: only what was used can have an error that matters."""
+        found: list[tuple[int, int]] = []
+        with self._opened(inode.ino) as fd:
+            for start, end in coverage.data_ranges(fd, inode.size_bytes):
+                first, last = round_down(start, _PMD_BYTES), round_up(end, _PMD_BYTES)
+                found += hwpoison.poisoned_ranges(fd, first, last, _PMD_BYTES)
+        return found
 
     def huge_bytes(self, inode: Inode) -> int:
         """See Region.huge_bytes."""

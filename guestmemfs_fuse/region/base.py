@@ -127,6 +127,9 @@ class Region(Protocol):
     def huge_bytes(self, inode: Inode) -> int:
         """How many bytes of the file are in huge pages, as the kernel reports it."""
 
+    def poisoned(self, inode: Inode) -> list[tuple[int, int]]:
+        """Ranges [start, end) of the file, in bytes, whose memory the kernel has lost to errors."""
+
     def inventory(self) -> Iterator[Ino]:
         """Every inode number that has a backing."""
 

@@ -25,6 +25,7 @@ from typing import Final
 from guestmemfs_fuse.core.errors import NoDataThereError, RegionFullError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, blocks_of, round_up
+from guestmemfs_fuse.linux import hwpoison, memory
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 from guestmemfs_fuse.region.hugetlb_pages import RegionPages
 
@@ -199,6 +200,17 @@ class HugetlbRegion:
     def huge_bytes(self, inode: Inode) -> int:
         """See Region.huge_bytes: hugetlbfs has no other pages."""
         return inode.block_count * self.block_bytes
+
+    def poisoned(self, inode: Inode) -> list[tuple[int, int]]:
+        """See Region.poisoned. Blocks that were never used get their page by being looked at."""
+        found: list[tuple[int, int]] = []
+        with memory.allocating_on(self._pages.numa_node):
+            for piece in self.extents(inode):
+                assert piece.region_offset_bytes is not None
+                start, shift = piece.region_offset_bytes, piece.offset_bytes - piece.region_offset_bytes
+                bad = hwpoison.poisoned_ranges(self._fd, start, start + piece.length_bytes, self.block_bytes)
+                found += [(at + shift, end + shift) for at, end in bad]
+        return found
 
     def inventory(self) -> Iterator[Ino]:
         """See Region.inventory: files have no backings of their own."""

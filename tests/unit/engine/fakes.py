@@ -85,6 +85,9 @@ class MemoryRegion:
     def huge_bytes(self, inode: Inode) -> int:
         return self.memory[inode.ino]
 
+    def poisoned(self, inode: Inode) -> list[tuple[int, int]]:
+        return []
+
     def inventory(self) -> Iterator[Ino]:
         return iter(list(self.sizes))
 
