@@ -40,6 +40,10 @@ class Origin(Protocol):
     @property
     def resent(self) -> bool: ...
 
+    @property
+    def pid(self) -> int:
+        """The calling thread, 0 when it cannot be named."""
+
 
 class Ledger:
     """The state of an instance and the only door to changing it."""

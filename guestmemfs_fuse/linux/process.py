@@ -77,6 +77,20 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def is_dying(tid: int) -> bool:
+    """Whether a thread is gone, or has SIGKILL pending: every signal that ends a process becomes that.
+
+    complete_signal() in kernel/signal.c adds SIGKILL to all threads for a fatal signal that dumps no core.
+    """
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file if b":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = int(lines[b"SigPnd"], 16) | int(lines[b"ShdPnd"], 16)
+    return bool(pending >> (signal.SIGKILL - 1) & 1)
+
+
 def open_pidfd(pid: int) -> int:
     """pidfd_open(2): an fd that is readable once the process has died. Raises OSError (ESRCH)."""
     return os.pidfd_open(pid)

@@ -85,6 +85,7 @@ class Asked:
 
     unique: int
     resent: bool
+    pid: int = 0
 
 
 Request = Callable[["Life", Asked], Awaitable[object]]

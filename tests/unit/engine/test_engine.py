@@ -28,6 +28,7 @@ from tests.unit.engine.fakes import BLOCK, Bench
 class Asked:
     unique: int
     resent: bool = False
+    pid: int = 0
 
 
 def make_file(bench: Bench, name: bytes = b"ram", origin: Asked | None = None) -> Ino:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from tests.unit.engine.fakes import BLOCK, Bench
 class Asked:
     unique: int
     resent: bool = False
+    pid: int = 0
 
 
 def make_file(bench: Bench) -> Ino:
@@ -52,3 +54,23 @@ def test_interrupts_of_calls_that_never_wait_do_not_pile_up() -> None:
         bench.engine.memory.interrupt(unique)
     trio.run(bench.engine.memory.resize, ino, BLOCK, Asked(1))
     assert bench.engine.state.inodes[ino].size_bytes == BLOCK
+
+
+def test_a_truncate_is_ended_only_for_a_caller_that_dies() -> None:
+    bench = Bench()
+    ino = make_file(bench)
+    bench.engine.memory.interrupt(70)
+    trio.run(bench.engine.memory.resize, ino, BLOCK, Asked(70, pid=os.getpid()))
+    assert bench.engine.state.inodes[ino].size_bytes == BLOCK
+    gone = 1 << 22  # above what pid_max can be
+    bench.engine.memory.interrupt(71)
+    with pytest.raises(InterruptedFsError):
+        trio.run(bench.engine.memory.resize, ino, 2 * BLOCK, Asked(71, pid=gone))
+
+
+def test_an_fallocate_is_ended_for_any_signal() -> None:
+    bench = Bench()
+    ino = make_file(bench)
+    bench.engine.memory.interrupt(70)
+    with pytest.raises(InterruptedFsError):
+        trio.run(bench.engine.memory.fallocate, ino, 0, 0, BLOCK, Asked(70, pid=os.getpid()))
