@@ -1,0 +1,128 @@
+"""top, metrics, map TARGET and debug-dump against a real daemon, also one that does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Instance
+
+MIB = 1 << 20
+WITHIN_S = 30.0
+
+
+def make(path: Path, size_bytes: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size_bytes)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def served(instance: Instance) -> Iterator[str]:
+    """URL of `guestmemfs metrics --listen`."""
+    port = free_port()
+    process = instance.cli.start("metrics", "--listen", port)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def get(url: str) -> str:
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=WITHIN_S) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def test_metrics_are_scraped_over_loopback_and_follow_the_daemon(instance: Instance, served: str) -> None:
+    make(instance.mountpoint / "ram", 4 * MIB)
+    first = get(f"{served}/metrics")
+    assert 'guestmemfs_up{instance="gm"} 1\n' in first
+    assert f'guestmemfs_region_used_bytes{{instance="gm",kind="tmpfs"}} {4 * MIB}\n' in first
+    assert 'guestmemfs_data_calls_total{instance="gm"} 0\n' in first
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(f"{served}/other")
+    os.kill(instance.daemon_pid, signal.SIGKILL)
+    instance.status()  # waits for the next daemon
+    assert 'guestmemfs_generation{instance="gm"} 2\n' in get(f"{served}/metrics")
+
+
+def test_metrics_listen_on_loopback_only(instance: Instance, served: str) -> None:
+    get(served)
+    port = int(served.rpartition(":")[2])
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]
+    assert [each for each in listening if each.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
+def test_top_shows_requests_as_they_come(instance: Instance) -> None:
+    process = instance.cli.start("top", instance.name, "--interval", "1", "--count", "3")
+    number = 0
+    while process.poll() is None:
+        number += 1
+        make(instance.mountpoint / "churn", number % 4 * MIB)
+        time.sleep(0.01)  # the rate does not matter, only that there is one
+    out, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert out.count("REQUEST") == 3 and "setattr" in out and "/churn" in out
+
+
+def test_the_picture_shows_files_holes_and_free_space(instance: Instance) -> None:
+    make(instance.mountpoint / "a", 8 * MIB)
+    make(instance.mountpoint / "b", 2 * MIB)
+    with open(instance.mountpoint / "a", "r+b") as file:
+        # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        import ctypes
+
+        ctypes.CDLL(None).fallocate(file.fileno(), 3, ctypes.c_long(2 * MIB), ctypes.c_long(2 * MIB))
+    lines = instance.cli.run("map", instance.mountpoint).stdout.splitlines()
+    assert lines[1].split() == ["0", "B", "A○AAB" + "·" * 27]
+    assert "A  /a: 6 MiB in 2 pieces" in lines
+    svg = instance.cli.directory / "region.svg"
+    instance.cli.run("map", instance.name, "--svg", svg)
+    assert svg.read_text().count("<rect") == 32 + 4
+    whole = instance.cli.json("map", instance.name)
+    assert [file["path"] for file in whole["files"]] == ["/a", "/b"]
+
+
+def test_a_dump_of_a_daemon_that_hangs_still_has_everything_else(instance: Instance) -> None:
+    make(instance.mountpoint / "ram", 2 * MIB)
+    pid = instance.daemon_pid
+    path = instance.cli.directory / "dump.json"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        instance.cli.run("debug-dump", instance.name, "--output", path)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    dump = json.loads(path.read_text())
+    assert "did not answer" in dump["status"]["not_collected"]
+    assert dump["daemon"]["pid"] == pid and dump["daemon"]["fds"]
+    assert any("(stopped)" in line for line in dump["daemon"]["status"])
+    kinds = [each["record"] for entry in dump["journal_tail"] for each in entry["records"]]
+    assert "Made" in kinds and "Resized" in kinds
+    assert "serving" in dump["log"]
