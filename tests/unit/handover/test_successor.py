@@ -112,7 +112,7 @@ def test_a_successor_whose_predecessor_is_cancelled_ends(tmp_path: Path) -> None
     ("code", "match"),
     [
         (
-            "import sys; print('no module'); sys.exit('ImportError: x')",
+            "import sys; print('no module', flush=True); sys.exit('ImportError: x')",
             r"exited with status 1: ImportError: x",
         ),
         ("import os; os.kill(os.getpid(), 9)", r"was killed by signal 9$"),
