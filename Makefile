@@ -6,10 +6,10 @@ PYTEST_OPTIONS ?=
 DESTDIR ?=
 PREFIX ?= /usr/local
 STAGE_OPTIONS ?=
-SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py
+SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel
+.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt
 
 help: ## Explain every target (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ deb: setup ## Build dist/guestmemfs-fuse_VERSION_ARCH.deb
 wheel: setup ## Build wheel and sdist into dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
+
+libvirt: setup ## A domain of a real libvirtd on a mount (root; installs libvirt)
+	scripts/libvirt-setup
+	$(PYTEST) $(PYTEST_OPTIONS) -m libvirt tests/mount
 
 clean: ## Remove what can be made again (.venv, caches of tools), nothing outside the tree
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -53,6 +53,8 @@ before=$(main_pid); kill -STOP "$before"; wait_until 240 is_served_by_other "$be
 echo nonsense >>/etc/guestmemfs/vm1.toml
 before=$(main_pid); kill -KILL "$before"; wait_until 240 is_served_by_other "$before"; step broken-config
 sed -i /nonsense/d /etc/guestmemfs/vm1.toml
+upgrade_replaces() { dpkg -i --no-triggers "$VM_IN/package.deb" >>"$VM_OUT/upgrade" 2>&1 && is_served_by_other "$before"; }
+before=$(main_pid); wait_until 400 upgrade_replaces; step upgraded
 guestmemfs status vm1 >"$VM_OUT/status"
 systemctl show -P NRestarts $unit >"$VM_OUT/restarts"
 grep -E "^(Cap|Seccomp|NoNewPrivs)" "/proc/$(main_pid)/status" >"$VM_OUT/privileges"

@@ -57,9 +57,11 @@ def journal(machine: VmResult) -> list[dict[str, Any]]:
     return [json.loads(line) for line in machine.files["journal"].decode().splitlines()]
 
 
-@pytest.mark.parametrize("step", ["restarted", "reloaded", "killed-successor", "hung", "broken-config"])
+@pytest.mark.parametrize(
+    "step", ["restarted", "reloaded", "killed-successor", "hung", "broken-config", "upgraded"]
+)
 def test_mount_memory_and_open_files_go_on(machine: VmResult, step: str) -> None:
-    """systemctl restart, reload, SIGKILL, a watchdog's kill, SIGKILL with a broken configuration."""
+    """systemctl restart, reload, SIGKILL, a watchdog's kill, SIGKILL with a broken configuration, upgrade."""
     seen = after(machine, step)
     assert seen["guest"]["pid"] == after(machine, "started")["guest"]["pid"]
     assert seen["guest"]["errors"] == []
@@ -74,9 +76,9 @@ def test_stores_never_wait_for_a_daemon(machine: VmResult) -> None:
 
 
 def test_every_step_had_a_daemon_of_its_own(machine: VmResult) -> None:
-    steps = ["started", "restarted", "reloaded", "killed-successor", "hung", "broken-config"]
+    steps = ["started", "restarted", "reloaded", "killed-successor", "hung", "broken-config", "upgraded"]
     assert len({after(machine, step)["main_pid"] for step in steps}) == len(steps)
-    assert b"serving, generation 6" in machine.files["status"]
+    assert b"serving, generation 7" in machine.files["status"]
     # systemd itself counts the killed ones: after the reload, by the watchdog, with the broken configuration.
     assert machine.files["restarts"].strip() == b"3"
 
@@ -110,7 +112,7 @@ def test_a_boot_says_that_the_region_of_the_last_one_is_gone(machine: VmResult) 
 def test_the_journal_has_level_and_instance(machine: VmResult) -> None:
     ours = [entry for entry in journal(machine) if entry.get("GUESTMEMFS_INSTANCE") == "vm1"]
     serving = [entry for entry in ours if entry["MESSAGE"].startswith("serving /srv/guests")]
-    assert len(serving) >= 6  # successors too
+    assert len(serving) >= 7  # successors too
     assert {entry["PRIORITY"] for entry in serving} == {"6"}
     assert all(entry["CODE_FUNC"] and entry["LOGGER"] == "guestmemfs" for entry in serving)
     assert not [entry["MESSAGE"] for entry in ours if entry["PRIORITY"] in "0123"]
