@@ -5,12 +5,15 @@ answered, because the next daemon on the same connection must use the same one (
 fails with EIO while any file is open or mapped). An id keeps the backing file's memory alive, so it is
 given back when the kernel forgets the inode.
 
-Called by fuse/operations (open, create) and engine/orphans.
+Called by fuse/operations (open, create), engine/orphans and the engine's sweep.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
+
+import trio
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.types import BackingId, Ino
@@ -18,6 +21,9 @@ from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
 from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
+
+_IDS_LOOKED_AT: Final = 1 << 16
+_IDS_AT_ONCE: Final = 1 << 10
 
 
 class Backings:
@@ -62,6 +68,34 @@ class Backings:
             self._ledger.commit(cmd.CloseBacking(ino))
             self._punches.unwatch(ino)
             self._kernel.backing_close(backing_id)
+
+    async def close_unknown(self) -> int:
+        """Give back ids that a daemon before us had got, or was giving back, when it was killed.
+
+        The kernel cannot be asked which there are, but it counts them upwards (fs/fuse/passthrough.c uses
+        idr_alloc_cyclic), so a new one shows where they end. Kept, they would keep the memory of files that
+        are removed later. Returns how many there were at most.
+        """
+        if not self._kernel.has_passthrough:
+            return 0
+        end = self._probe()
+        for first in range(max(1, end - _IDS_LOOKED_AT), end, _IDS_AT_ONCE):
+            known = {inode.backing_id for inode in self._ledger.state.inodes.values()}
+            for number in range(first, min(end, first + _IDS_AT_ONCE)):
+                if BackingId(number) not in known:
+                    self._kernel.backing_close(BackingId(number))
+            await trio.lowlevel.checkpoint()
+        return end - 1
+
+    def _probe(self) -> BackingId:
+        """The number the kernel gives out now."""
+        fd = os.memfd_create("guestmemfs-probe", os.MFD_CLOEXEC)
+        try:
+            backing_id = self._kernel.backing_open(fd)
+        finally:
+            os.close(fd)
+        self._kernel.backing_close(backing_id)
+        return backing_id
 
     def of(self, ino: int) -> BackingId | None:
         """The id to put into an open reply that passes by, or None."""

@@ -103,6 +103,8 @@ class Engine:
 
     def recover(self) -> None:
         """Before the first request: settle what the last daemon may have left half done."""
+        for ino in recovery.made_last(self.state) & self.state.orphans:
+            self.orphans.expected(ino)
         settled = recovery.settle_tail(self.state, self.region)
         if settled:
             log.info("settled %d files the last daemon was working on", settled)
@@ -112,6 +114,7 @@ class Engine:
 
         Sets `swept`: what a daemon before us left half done is put right.
         """
+        await self.backings.close_unknown()
         if not self.state.frozen:
             self.orphans.sweep()
             await self._settle_all()

@@ -127,7 +127,7 @@ async def _repair(engine: Engine, finding: Finding) -> None:
     elif finding.kind == "empty-stray":
         recovery.discard_stray(engine.state, engine.region, ino)
     elif finding.kind == "stray-backing":
-        _adopt(engine, ino)
+        await _adopt(engine, ino)
     elif finding.kind == "missing-backing":
         async with engine.gate.settling(ino):
             _begin_anew(engine, ino)
@@ -135,7 +135,7 @@ async def _repair(engine: Engine, finding: Finding) -> None:
         _recount(engine, ino)
 
 
-def _adopt(engine: Engine, ino: Ino) -> None:
+async def _adopt(engine: Engine, ino: Ino) -> None:
     """An inode in /lost+found for a backing that has none."""
     state, now_ns = engine.state, time.time_ns()
     if ino in state.inodes:
@@ -144,8 +144,6 @@ def _adopt(engine: Engine, ino: Ino) -> None:
     made = fsck_tree.lost_and_found(state, now_ns)
     if made:
         engine.ledger.repair(made)
-        engine.kernel.invalidate_inode(ROOT_INO)
-        engine.kernel.invalidate_entry(ROOT_INO, fsck_tree.LOST_AND_FOUND)
     place = fsck_tree.place_of_the_lost(state)
     assert place is not None
     directory = state.inodes[place].directory
@@ -158,8 +156,9 @@ def _adopt(engine: Engine, ino: Ino) -> None:
             rec.Resized(ino, status.size_bytes, beyond, now_ns),
         )
     )
-    engine.kernel.invalidate_inode(place)
-    engine.kernel.invalidate_entry(place, name)
+    for directory_ino, entry in ((ROOT_INO, fsck_tree.LOST_AND_FOUND), (place, name)):
+        engine.kernel.invalidate_inode(directory_ino)
+        await trio.to_thread.run_sync(engine.kernel.invalidate_entry, directory_ino, entry)
 
 
 def _begin_anew(engine: Engine, ino: Ino) -> None:

@@ -25,10 +25,16 @@ _TAIL: Final = 256
 """Inodes of this many last requests are settled at start: more than were ever in flight behind a commit."""
 
 
+def made_last(state: State) -> set[Ino]:
+    """What the last requests made or changed: their answers may not have reached the kernel."""
+    return {state.recent[unique] for unique in islice(reversed(state.recent), _TAIL)}
+
+
 def settle_tail(state: State, region: Region) -> int:
     """Settle the files of the last requests; returns how many differed. O(1), whatever the instance holds."""
-    inos = {state.recent[unique] for unique in islice(reversed(state.recent), _TAIL)}
-    files = [inode for ino in inos if (inode := state.inodes.get(ino)) is not None and inode.is_file]
+    files = [
+        inode for ino in made_last(state) if (inode := state.inodes.get(ino)) is not None and inode.is_file
+    ]
     return sum(_settle(region, inode) for inode in files)
 
 
