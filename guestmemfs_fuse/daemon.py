@@ -47,11 +47,13 @@ from guestmemfs_fuse.fuse.relay import Relay
 from guestmemfs_fuse.handover import fdnames, journal
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds, watchdog_interval_s
 from guestmemfs_fuse.handover.launch import daemon_argv, holder_pid
+from guestmemfs_fuse.handover.luo_preserve import Preservation
 from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK
 from guestmemfs_fuse.handover.successor import Handover, Successor, Word
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
+from guestmemfs_fuse.region import memfd
 
 log = logging.getLogger("guestmemfs")
 
@@ -107,6 +109,8 @@ class Daemon:
         with self._cleanup:
             storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
             self._storage = storage
+            sessions = self._fds.get(fdnames.LIVEUPDATE, [])
+            self._preservation = Preservation(self._config, self._paths, self._notifier, sessions)
             gc.freeze()  # a full collection would stop callers for as long as the inode table is large
             self._cleanup.callback(storage.close)
             self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
@@ -141,6 +145,7 @@ class Daemon:
         self._cleanup.callback(self._listener.close)
         self._handlers = Handlers(self._engine)
         own = {"ping": self._ping, "status": self._status, "restart": self._restart, "resize": self._resize}
+        own |= {"preserve": self._preserve, "thaw": self._thaw}
         self._server = ControlServer(self._listener, {**self._handlers.table(), **own})
 
     async def _serve(self) -> None:
@@ -276,6 +281,18 @@ class Daemon:
         self._config = resizing.save(self._config, new_bytes, self._paths.state_dir)
         return {"old_bytes": old_bytes, "new_bytes": new_bytes}
 
+    async def _preserve(self, args: Args, progress: Progress) -> object:
+        """{abort} -> {session, files, took_ms}: give the region to the kernel for a kexec, or undo it."""
+        if argument(args, "abort", bool):
+            return await self._preservation.abort(self._engine)
+        files = {int(ino): fd for ino, fd in memfd.file_fds(self._storage.region.handover_fds()).items()}
+        return await self._preservation.preserve(self._engine, files)
+
+    async def _thaw(self, args: Args, progress: Progress) -> object:
+        """{} -> as control/handlers, unless a live update is under way."""
+        self._preservation.require_thawable()
+        return await self._handlers.thaw(args, progress)
+
     async def _restart(self, args: Args, progress: Progress) -> object:
         """{} -> {successor_pid}, once it is ready to take over; until then we go on serving."""
         return {"successor_pid": await self._nursery.start(self._hand_over)}
@@ -285,6 +302,7 @@ class Daemon:
             fdnames.FUSE: [self._connection.fd],
             fdnames.CONTROL: [self._listener.fileno()],
             **self._storage.region.handover_fds(),
+            **self._preservation.handover_fds(),
         }
         # The watchdog is the main process's, whoever that is: no number of ours.
         env = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
@@ -315,6 +333,11 @@ class Daemon:
 async def serve(state_dir: str, notifier: Notifier, fds: Fds) -> int:
     """Take the lock, at a predecessor's word if there is one, and serve; returns the exit status."""
     paths, config = Paths(state_dir), InstanceConfig.load(state_dir)
+    if fdnames.RETRIEVING in fds:
+        raise DaemonError(
+            f"instance {config.name} is not all back from its live update session",
+            hint=f"`guestmemfs liveupdate retrieve {config.name}` goes on with that",
+        )
     handover, word, ahead = Handover.from_received(fds), None, None
     if handover is not None:
         ahead = read_ahead(config, paths)

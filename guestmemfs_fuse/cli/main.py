@@ -30,6 +30,7 @@ ENTRIES = (
     Entry("fsck", "fsck:fsck", "Check the metadata against the region."),
     Entry("run", "run:run", "Start a program whose guest memory comes from a region."),
     Entry("vm", "vm:vm", "Save, restore and list QEMU guests whose RAM is on a mount."),
+    Entry("liveupdate", "liveupdate:liveupdate", "Carry a memfd region across kexec with /dev/liveupdate."),
     Entry("resize", "resize:resize", "Grow or shrink a region under its mount."),
     Entry("serve", "serve:serve", "Become an instance's daemon, for systemd."),
     Entry("check-config", "check_config:check_config", "Check a unit's configuration file."),

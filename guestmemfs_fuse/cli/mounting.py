@@ -24,9 +24,10 @@ from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.cli.wishes import Host, Wishes, made_anew, new_config, require_same
-from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, UsageError
+from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, MetadataError, UsageError
 from guestmemfs_fuse.handover import fdnames, fdstore, launch
 from guestmemfs_fuse.linux import hugepages, mount
+from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import Instance, InstanceConfig, Paths
 from guestmemfs_fuse.region import choose, host_memory, hugetlb_pool, hugetlb_reserve
@@ -55,10 +56,27 @@ def mount_instance(wishes: Wishes) -> Instance:
     wishes = _beside_its_memory(wishes, mountpoint)
     while True:
         where = _find(wishes, mountpoint)
+        if _came_through_kexec(where, wishes):
+            where = _find(wishes, mountpoint)
         done = (_mount_first if where.stored is None else _mount_again)(where, wishes, host)
         if done is not None:
             return done
         # Another command made or destroyed the instance between our look and our claim: look again.
+
+
+def _came_through_kexec(where: Where, wishes: Wishes) -> bool:
+    """Whether the memory was in a live update session, and now is where it would be after an umount."""
+    kind = where.stored.kind if where.stored is not None else wishes.kind
+    if wishes.foreground or kind not in (None, "memfd") or not os.path.exists(DEVICE_PATH):
+        return False
+    if where.stored is not None and sight.region_is_there(where.stored, where.paths):
+        return False
+    from guestmemfs_fuse.cli import retrieving
+
+    if not retrieving.retrieve_instance(where.name, wishes.state_dir):
+        return False
+    say(f"note: instance {where.name} came through the kexec")
+    return True
 
 
 def _mount_first(where: Where, wishes: Wishes, host: Host) -> Instance | None:
@@ -129,8 +147,19 @@ def _beside_its_memory(wishes: Wishes, mountpoint: str) -> Wishes:
     dax_dir = _dax_dir(wishes)
     if dax_dir is None or wishes.state_dir is not None:
         return wishes
-    name = wishes.name or _name_of(mountpoint)
-    return replace(wishes, state_dir=os.path.join(dax_dir, name))
+    name = wishes.name or _name_beside(dax_dir, mountpoint) or _name_of(mountpoint)
+    return replace(wishes, name=name, state_dir=os.path.join(dax_dir, name))
+
+
+def _name_beside(dax_dir: str, mountpoint: str) -> str | None:
+    """The instance in dax_dir that was mounted there last: after a kexec the registry knows none of them."""
+    with suppress(OSError):
+        for entry in sorted(os.listdir(dax_dir)):
+            with suppress(OSError, MetadataError):
+                config = InstanceConfig.load(os.path.join(dax_dir, entry))
+                if config.mountpoint == mountpoint and config.name == entry:
+                    return config.name
+    return None
 
 
 def _load(state_dir: str) -> InstanceConfig | None:

@@ -28,6 +28,10 @@ class FdKeeper:
         """(name, fd) of everything that is kept; the fds stay ours."""
         return list(self._fds)
 
+    def has(self, name: str) -> bool:
+        """Whether anything is kept under name."""
+        return any(each == name for each, _fd in self._fds)
+
     def store(self, name: str, fds: Iterable[int]) -> None:
         """Keep fds, which become ours, under name."""
         for fd in fds:

@@ -10,6 +10,15 @@ FUSE = "fuse"
 REGION_PREFIX = "region-"
 """Descriptors that keep guest memory alive; only destroy may let go of them."""
 
+LIVEUPDATE = "liveupdate"
+"""A live update session that waits for the kexec (handover/luo_preserve.py): closing it undoes it."""
+
+RETRIEVING = "liveupdate-retrieving"
+"""One that came through the kexec (handover/luo_retrieve.py): closing it loses what was not retrieved yet."""
+
+MANIFEST = "liveupdate-manifest"
+"""The manifest out of it."""
+
 CONTROL = "control"
 """The control socket's listener: handed to a successor so that no client is refused meanwhile."""
 

@@ -327,8 +327,12 @@ class Holder:
     # -- who waits for the start -----------------------------------------------------------------------
 
     def _fail_start(self, reason: str) -> None:
-        """The start that somebody waits for failed. What a first start stored is nobody's memory yet."""
-        if self._ever_ready:
+        """The start that somebody waits for failed.
+
+        What a first start stored is nobody's memory yet, unless it came through a kexec: then it is all
+        there is of some guests.
+        """
+        if self._ever_ready or self._kept.has(fdnames.RETRIEVING):
             self._kept.remove(fdnames.FUSE)
         else:
             self._kept.clear()

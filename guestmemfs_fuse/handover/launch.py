@@ -51,11 +51,13 @@ def read_last_words(state_dir: str) -> LastWords | None:
         return None
 
 
-def start_daemon(state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S) -> int:
+def start_daemon(
+    state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S, *, may_keep: bool = False
+) -> int:
     """Have argv (see daemon_argv) serve state_dir, by the holder that is there or a new one; returns its pid.
 
     Raises what the daemon said when it refused, else DaemonError; no process of a failed start is left. A
-    holder that was there before stays, with what it keeps.
+    holder that was there before stays, with what it keeps. may_keep: see spawn_holder.
     """
     present = holder_pid(state_dir)
     if present is not None:
@@ -65,7 +67,7 @@ def start_daemon(state_dir: str, argv: Sequence[str], ready_timeout_s: float = R
             # It was on its way out when we asked: its last daemon had just stopped.
             if not wait_holder_gone(state_dir, _CALL_OFF_TIMEOUT_S):
                 raise
-    return spawn_holder(state_dir, argv, ready_timeout_s)
+    return spawn_holder(state_dir, argv, ready_timeout_s, may_keep=may_keep)
 
 
 class _HolderGoneError(DaemonError):
@@ -88,9 +90,12 @@ def _ask_holder(present: int, state_dir: str, argv: Sequence[str], ready_timeout
     return present
 
 
-def spawn_holder(state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S) -> int:
+def spawn_holder(
+    state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S, *, may_keep: bool = False
+) -> int:
     """Start a holder that starts argv for state_dir; returns the holder's pid once the daemon is ready.
 
+    may_keep: after a start that failed the holder may live on, with what it keeps (a live update session).
     Raises as start_daemon, and DaemonError when state_dir has a holder already.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -104,7 +109,7 @@ def spawn_holder(state_dir: str, argv: Sequence[str], ready_timeout_s: float = R
         raise
     finally:
         os.close(writer)
-    with _Start(state_dir, reader, ready_timeout_s, ours=True) as start:
+    with _Start(state_dir, reader, ready_timeout_s, ours=not may_keep) as start:
         os.waitpid(child, 0)
         start.wait()
         return start.holder

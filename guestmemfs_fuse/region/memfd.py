@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from guestmemfs_fuse.core.errors import (
+    DaemonError,
     InstanceBusyError,
     OutOfMemoryError,
     RegionFullError,
@@ -63,11 +64,10 @@ class MemfdRegion(BackingFiles):
         self.size_bytes = size_bytes
         self._store = store
         self._mount_fd = received[MOUNT_NAME][-1]
-        self._fds = {
-            Ino(int(name.removeprefix(_FILE_PREFIX), 16)): fds[-1]
-            for name, fds in received.items()
-            if name.startswith(_FILE_PREFIX)
-        }
+        self._fds = file_fds(received)
+        own = os.fstat(self._mount_fd).st_dev
+        # Files that came through a kexec: the kernel made them anew, on its own tmpfs.
+        self._retrieved = {ino for ino, fd in self._fds.items() if os.fstat(fd).st_dev != own}
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -91,10 +91,15 @@ class MemfdRegion(BackingFiles):
             fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._mount_fd)
         except OSError as error:
             raise RegionFullError(f"no room for another file ({error.strerror})") from error
-        self._store.store(_name(ino), fd)
+        try:
+            self._store.store(_name(ino), fd)
+        except DaemonError as error:
+            os.close(fd)
+            raise RegionFullError(f"no memory that would outlive this daemon: {error.message}") from error
         self._fds[ino] = fd
 
     def _forget(self, ino: Ino, fd: int) -> None:
+        self._retrieved.discard(ino)
         self._store.remove(_name(ino))
         os.close(fd)
 
@@ -130,7 +135,11 @@ class MemfdRegion(BackingFiles):
     def use(self) -> RegionUse:
         """See Region.use."""
         whole = os.fstatvfs(self._mount_fd)
-        return RegionUse(self.size_bytes, (whole.f_blocks - whole.f_bfree) * whole.f_frsize)
+        used_bytes = (whole.f_blocks - whole.f_bfree) * whole.f_frsize
+        return RegionUse(self.size_bytes, used_bytes + self._retrieved_bytes())
+
+    def _retrieved_bytes(self) -> int:
+        return sum(os.fstat(self._fds[ino]).st_blocks * 512 for ino in self._retrieved)
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
@@ -168,6 +177,20 @@ def create(store: FdStore, size_bytes: int, numa_node: int | None = None) -> dic
     mount_fd = private_tmpfs.new(size_bytes, size_bytes, numa_node)
     store.store(MOUNT_NAME, mount_fd)
     return {MOUNT_NAME: [mount_fd]}
+
+
+def file_fds(by_name: Mapping[str, list[int]]) -> dict[Ino, int]:
+    """Inode number -> descriptor of its memory, from descriptors by their names in the store."""
+    return {
+        Ino(int(name.removeprefix(_FILE_PREFIX), 16)): fds[-1]
+        for name, fds in by_name.items()
+        if name.startswith(_FILE_PREFIX)
+    }
+
+
+def store_file(store: FdStore, ino: Ino, fd: int) -> None:
+    """Put the memory of one inode into the store. Raises DaemonError."""
+    store.store(_name(ino), fd)
 
 
 def _name(ino: Ino) -> str:

@@ -1,0 +1,184 @@
+"""Before the kexec: hand a frozen memfd region to the kernel's live update orchestrator. In the daemon.
+
+    preserve   freeze; one session; every file and the manifest into it; its fd into the fd store
+    abort      close the session: the kernel lets go of all files; thaw
+
+The device is opened as late and closed as early as possible, since only one process can have it. The
+session's fd must stay open until the kexec: it lies in the fd store, and with us.
+
+Invariants: either everything is in the session or the session is closed and the instance is as it was;
+while a session is there nothing thaws the instance (the kernel has frozen the sizes of its files).
+Called by the daemon, for the operations `preserve` and `thaw`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from guestmemfs_fuse.core.errors import InstanceBusyError, UnsupportedError, UsageError
+from guestmemfs_fuse.engine.engine import Engine
+from guestmemfs_fuse.handover import fdnames, luo
+from guestmemfs_fuse.handover.fdstore import Notifier
+from guestmemfs_fuse.handover.launch import holder_pid
+from guestmemfs_fuse.handover.luo import Kernel, Manifest
+from guestmemfs_fuse.metadata.files import DirectoryFiles
+from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths, current_boot_id
+
+_NO_DEVICE = "boot a kernel with CONFIG_LIVEUPDATE and CONFIG_LIVEUPDATE_MEMFD, with kho=on liveupdate=on"
+
+
+class Preservation:
+    """The live update session of one instance, if there is one. Owns our copy of its fd."""
+
+    def __init__(
+        self,
+        config: InstanceConfig,
+        paths: Paths,
+        store: Notifier,
+        received: Sequence[int] = (),
+        kernel: Kernel | None = None,
+    ) -> None:
+        """received: the session as the fd store or the predecessor gave it. kernel: for tests."""
+        self._config = config
+        self._paths = paths
+        self._store = store
+        self._session_fd: int | None = received[-1] if received else None
+        self._kernel = kernel
+
+    @property
+    def is_preserved(self) -> bool:
+        """Whether the region is in a session."""
+        return self._session_fd is not None
+
+    def handover_fds(self) -> dict[str, list[int]]:
+        """What a successor needs."""
+        return {} if self._session_fd is None else {fdnames.LIVEUPDATE: [self._session_fd]}
+
+    def require_thawable(self) -> None:
+        """Raise InstanceBusyError while preserved."""
+        if self.is_preserved:
+            raise InstanceBusyError(
+                f"instance {self._config.name} is preserved for a live update",
+                hint=f"`guestmemfs liveupdate preserve {self._config.name} --abort` undoes that",
+            )
+
+    async def preserve(self, engine: Engine, files: Mapping[int, int]) -> dict[str, object]:
+        """Put everything into a session. files: inode number -> fd of its memory.
+
+        Raises UnsupportedError (no LUO, other kind, systemd keeps the fds), InstanceBusyError (preserved
+        already), OSError when the kernel refuses a file; then everything is as it was.
+        """
+        self._require_possible()
+        began_ns = trio.current_time()
+        was_frozen = engine.state.frozen
+        await engine.freeze()
+        try:
+            manifest = self._manifest(engine, files, thaw=not was_frozen)
+            await trio.to_thread.run_sync(self._fill_session, manifest, files)
+        except BaseException:
+            if not was_frozen:
+                engine.thaw()
+            raise
+        took_ms = (trio.current_time() - began_ns) * 1000
+        return {"session": luo.session_name(self._config.name), "files": len(files), "took_ms": took_ms}
+
+    async def abort(self, engine: Engine) -> dict[str, object]:
+        """Let go of the session and thaw. Raises UsageError when there is none."""
+        if self._session_fd is None:
+            raise UsageError(f"instance {self._config.name} is not preserved")
+        self._store.remove(fdnames.LIVEUPDATE)
+        await trio.to_thread.run_sync(self._store.barrier)
+        session_fd, self._session_fd = self._session_fd, None
+        # The last copy: the kernel lets go of every file now.
+        await trio.to_thread.run_sync(os.close, session_fd)
+        engine.thaw()
+        return {"session": None}
+
+    def _require_possible(self) -> None:
+        if self._config.kind != "memfd":
+            raise UnsupportedError(
+                f"a {self._config.kind} region cannot be carried across kexec by the kernel",
+                hint="dax regions need nobody for it; use --region memfd otherwise",
+            )
+        self.require_thawable()
+        if holder_pid(self._paths.state_dir) is None:
+            # systemd ends its services before a kexec, and with them every session; from 261 on it carries
+            # its fd store itself. Both at once would preserve the same files twice (EBUSY).
+            raise UnsupportedError(
+                "this instance's descriptors are kept by systemd, which carries them itself (from 261 on)",
+                hint="mount it without a unit to carry it with `guestmemfs liveupdate`",
+            )
+
+    def _manifest(self, engine: Engine, files: Mapping[int, int], *, thaw: bool) -> Manifest:
+        directory = DirectoryFiles(self._paths.metadata)
+        try:
+            metadata = {name: directory.read(name) for name in directory.names()}
+        finally:
+            directory.close()
+        with open(self._paths.config, "rb") as config:
+            text = config.read()
+        return Manifest(
+            name=self._config.name,
+            uuid_hex=self._config.uuid_hex,
+            boot_id=current_boot_id(),
+            generation=engine.state.generation,
+            thaw=thaw,
+            config=text,
+            metadata=metadata,
+            file_sizes={ino: os.fstat(fd).st_size for ino, fd in files.items()},
+        )
+
+    def _fill_session(self, manifest: Manifest, files: Mapping[int, int]) -> None:
+        """In a thread: pins all memory, and allocates what is missing in it."""
+        kernel = self._kernel or _real_kernel()
+        session_fd = self._new_session(kernel)
+        try:
+            raw = luo.encode(manifest)
+            manifest_fd = os.memfd_create("guestmemfs-manifest", os.MFD_CLOEXEC)
+            try:
+                os.truncate(manifest_fd, len(raw))
+                _write_all(manifest_fd, raw)
+                kernel.preserve_fd(session_fd, manifest_fd, luo.MANIFEST_TOKEN)
+            finally:
+                os.close(manifest_fd)  # the session has its own reference
+            for ino, fd in files.items():
+                kernel.preserve_fd(session_fd, fd, ino)
+            self._store.store(fdnames.LIVEUPDATE, session_fd)
+            self._store.barrier()
+        except BaseException:
+            self._store.remove(fdnames.LIVEUPDATE)
+            os.close(session_fd)
+            raise
+        self._session_fd = session_fd
+
+    def _new_session(self, kernel: Kernel) -> int:
+        try:
+            device_fd = kernel.open_device()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                raise UnsupportedError(
+                    "this kernel has no live update orchestrator", hint=_NO_DEVICE
+                ) from error
+            if error.errno == errno.EBUSY:
+                raise InstanceBusyError("/dev/liveupdate is in use", hint="try again") from error
+            raise
+        try:
+            return kernel.create_session(device_fd, luo.session_name(self._config.name))
+        finally:
+            os.close(device_fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _real_kernel() -> Kernel:
+    from guestmemfs_fuse.linux import liveupdate  # in the life of most daemons never needed
+
+    return liveupdate
