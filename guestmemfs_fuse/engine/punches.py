@@ -40,8 +40,8 @@ class Punches:
 
     def watch(self, ino: Ino, backing_fd: int) -> None:
         """The kernel knows this backing file from now on."""
-        if self._news is None:
-            return
+        if self._news is None or self._region.region_file is not None:
+            return  # files that are extents of one file all have the same backing, without memory
         try:
             watch = self._news.add(backing_fd)
         except OSError as error:

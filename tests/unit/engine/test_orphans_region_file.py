@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from guestmemfs_fuse.core import commands as cmd
@@ -133,3 +134,21 @@ def test_it_fails_when_they_are_all_mapped(engine: Engine, proc: Proc) -> None:
     ino = engine.make(cmd.Make(ROOT_INO, b"new", stat.S_IFREG | 0o600, 0, 0))
     with pytest.raises(RegionFullError):
         trio.run(engine.memory.resize, ino, BLOCK)
+
+
+def test_regression_files_with_one_backing_between_them_are_not_watched_for_holes(engine: Engine) -> None:
+    """inotify(7) gives one watch a file: the second forgotten inode found its watch gone, and FORGET failed."""
+    first, second = orphan(engine, b"a", 1), orphan(engine, b"b", 1)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.punches.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for ino in (first, second):
+                engine.backings.ensure(ino)
+            for ino in (first, second):
+                engine.backings.release(ino)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert all(engine.state.inodes[ino].backing_id is None for ino in (first, second))
