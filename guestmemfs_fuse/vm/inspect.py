@@ -11,20 +11,30 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from guestmemfs_fuse.control import client
+from guestmemfs_fuse.core.errors import GuestmemfsError
 from guestmemfs_fuse.linux import mountinfo, users
+from guestmemfs_fuse.metadata.instance import instance_of_path
 from guestmemfs_fuse.vm.errors import NotPreservableError
 from guestmemfs_fuse.vm.monitor import Monitor
 
 FILESYSTEM_TYPE = "fuse.guestmemfs"
+_WAIT_S = 5.0
+"""For a daemon that is just being replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """A file as /proc/PID/maps names it: (major, minor) of its superblock, inode number."""
+    """A file as /proc/PID/maps names it: (major, minor) of its superblock, inode number.
+
+    spans: where its bytes are in that file, [start, end), if they are parts of a region file; else empty.
+    """
 
     dev: tuple[int, int]
     ino: int
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +82,9 @@ Identify = Callable[[Path], FileIdentity | None]
 def identify_on_mount(path: Path) -> FileIdentity | None:
     """What a mapping of the file at `path` shows, or None when it is not on a guestmemfs mount.
 
-    A passthrough mapping shows the FUSE file's device and inode (show_map_vma() in fs/proc/task_mmu.c).
-    Asks the filesystem (stat), so it waits for a daemon that is being restarted.
+    A passthrough mapping shows the FUSE file's device and inode (show_map_vma() in fs/proc/task_mmu.c), one
+    that `guestmemfs run` made shows the region or backing file. Asks the filesystem (stat) and the daemon, so
+    it waits for a daemon that is being restarted.
     """
     try:
         status = os.stat(path)
@@ -81,7 +92,25 @@ def identify_on_mount(path: Path) -> FileIdentity | None:
         return None
     dev = (os.major(status.st_dev), os.minor(status.st_dev))
     ours = {mount.dev for mount in mountinfo.read_mounts() if mount.fstype == FILESYSTEM_TYPE}
-    return FileIdentity(dev, status.st_ino) if dev in ours else None
+    if dev not in ours:
+        return None
+    return _redirected(path, status.st_ino) or FileIdentity(dev, status.st_ino)
+
+
+def _redirected(path: Path, ino: int) -> FileIdentity | None:
+    """What a mapping shows where the kernel cannot map through the mount; None where it can."""
+    try:
+        instance, _ = instance_of_path(str(path))
+        layout: Any = client.call(instance.paths.state_dir, "layout", {"ino": ino}, wait_s=_WAIT_S)
+        if layout["passthrough"]:
+            return None
+        status = os.stat(layout["path"])
+    except (GuestmemfsError, OSError):
+        return None
+    dev = (os.major(status.st_dev), os.minor(status.st_dev))
+    is_part = layout["kind"] == "hugetlb"
+    spans = tuple((start, start + length) for _, start, length in layout["segments"] if is_part)
+    return FileIdentity(dev, status.st_ino, spans)
 
 
 async def read_ram(monitor: Monitor, *, identify: Identify = identify_on_mount) -> GuestRam:
@@ -137,7 +166,15 @@ def maps_file(pid: int, identity: FileIdentity) -> bool:
         raw = Path(f"/proc/{pid}/maps").read_bytes()
     except OSError:
         return False
-    return any(vma.ino == identity.ino for vma in users.parse_maps(raw, [identity.dev]))
+    return any(
+        vma.ino == identity.ino
+        and (not identity.spans or any(_overlap(vma, start, end) for start, end in identity.spans))
+        for vma in users.parse_maps(raw, [identity.dev])
+    )
+
+
+def _overlap(vma: users.Vma, start: int, end: int) -> bool:
+    return vma.offset_bytes < end and start < vma.file_end_bytes
 
 
 def objections(backends: Sequence[Backend]) -> list[Objection]:
