@@ -17,6 +17,7 @@ _EXAMPLES = """\b
 Examples:
   guestmemfs map /mnt/guests/vm1
   guestmemfs map /mnt/guests/vm1 --json
+  qemu-system-x86_64 $(guestmemfs map /mnt/huge/vm1 --qemu) -machine q35,memory-backend=ram0 -m 4G
   guestmemfs map /mnt/guests --svg region.svg
 """
 
@@ -25,7 +26,8 @@ Examples:
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--svg", "svg_path", metavar="FILE", help="Write the picture of a whole region to FILE.")
-def map_file(path: str, as_json: bool, svg_path: str | None) -> None:
+@click.option("--qemu", is_flag=True, help="Print the option with which QEMU maps the file without `run`.")
+def map_file(path: str, as_json: bool, svg_path: str | None, qemu: bool) -> None:
     """Show the file PATH: its extents, huge-page coverage and which processes map it.
 
     Works for a stopped instance too: PATH is where the file would be. For a mountpoint or the name of an
@@ -37,11 +39,18 @@ def map_file(path: str, as_json: bool, svg_path: str | None) -> None:
     from guestmemfs_fuse.metadata.instance import find, instance_of_path
 
     instance, inside = (find(path), "") if _is_name(path) else instance_of_path(path)
+    if qemu and (as_json or svg_path is not None or not inside):
+        raise click.UsageError("--qemu prints one line for one file")
     if not inside:
         from guestmemfs_fuse.cli.map_region import show_region
 
         found = survey.examine(instance, wait_s=RESTART_WAIT_S)
         show_region(found, as_json=as_json, svg_path=svg_path)
+        return
+    if qemu:
+        from guestmemfs_fuse.cli.qemu_option import memory_option
+
+        result(" ".join(memory_option(instance, inside)))
         return
     if svg_path is not None:
         raise click.UsageError("--svg draws a whole region: give a mountpoint or a name")
