@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guestmemfs_fuse.core.types import UserLimits
+from guestmemfs_fuse.core.types import LINK_MAX, UserLimits
 from tests.mount.filesystem import Mounted, mounted, soon
 from tests.mount.posix.tree import Hands
 
@@ -88,3 +88,28 @@ def test_names_of_a_directory_that_does_not_stop_growing(fs: Mounted) -> None:
         for start in range(0, 2000, 1000):
             t.several([("mknod", f"d/{'n' * 200}{number}") for number in range(start, start + 1000)])
         assert len(t.listdir("d")) == 2000
+
+
+if os.environ.get("GUESTMEMFS_LONG"):  # half a minute of nothing but link(2)
+
+    def test_names_of_a_file_and_subdirectories_end_at_65000(fs: Mounted) -> None:
+        with fs.tree("f a/ b/") as t:
+            for start in range(1, LINK_MAX, 1000):
+                last = min(LINK_MAX, start + 1000)
+                t.several([("link", "f", f"a/{number}") for number in range(start, last)])
+            assert t.tries.link("f", "a/more") == "EMLINK"
+            assert t.stat("f").st_nlink == LINK_MAX
+            t.unlink("a/1")
+            assert t.tries.link("f", "a/more") == "ok"
+            for start in range(2, LINK_MAX, 1000):
+                last = min(LINK_MAX, start + 1000)
+                t.several([("mkdir", f"b/{number}") for number in range(start, last)])
+            t.mkdir("c")
+            assert t.tries.mkdir("b/more") == t.tries.rename("c", "b/c") == "EMLINK"
+            assert t.tries.mknod("b/file") == "ok"
+            t.rmdir("b/2")
+            assert t.tries.rename("c", "b/c") == "ok"
+            for directory, call in (("a", "unlink"), ("b", "rmdir")):
+                names = [f"{directory}/{name}" for name in t.listdir(directory) if name != "file"]
+                for start in range(0, len(names), 1000):
+                    t.several([(call, name) for name in names[start : start + 1000]])

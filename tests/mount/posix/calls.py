@@ -651,30 +651,29 @@ def raze(base_fd: int, name: str) -> None:
     """Remove a check's directory with all that is in it; step by step, so that no path gets long."""
     forget_all()
     enter(base_fd, name)
-    below: list[bytes] = []
-    while True:
-        deeper = _remove_files()
-        if deeper is not None:
-            os.chdir(deeper)
-            below.append(deeper)
-        elif below:
-            os.chdir("..")
-            os.rmdir(below.pop())
-        else:
-            break
+    left = [_remove_files()]
+    while left:
+        if left[-1]:
+            os.chdir(left[-1][-1])
+            left.append(_remove_files())
+            continue
+        left.pop()
+        os.chdir("..")
+        if left:
+            os.rmdir(left[-1].pop())
     os.fchdir(base_fd)
     os.rmdir(name)
 
 
-def _remove_files() -> bytes | None:
-    """Remove what is no directory from the current one; a directory that is left in it, or None."""
-    directory = None
+def _remove_files() -> list[bytes]:
+    """Remove what is no directory from the current one; the directories that are left in it."""
+    directories = []
     for entry in list(os.scandir(b".")):
         if entry.is_dir(follow_symlinks=False):
-            directory = entry.name
+            directories.append(entry.name)
         else:
             os.unlink(entry.name)
-    return directory
+    return directories
 
 
 def snapshot(path: bytes = b".", xattrs: bool = True) -> dict[bytes, object]:

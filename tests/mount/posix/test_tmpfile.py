@@ -53,6 +53,21 @@ def _(t: Tree) -> object:
     )
 
 
+@table.check("times of getting a name", given="d/", gives={"d": "mc", "file": "c"})
+def _(t: Tree) -> object:
+    fd = t.opened("d", NAMELESS | RW)
+    t.futimens(fd, 5, 5)
+    before, at = t.past_times(["d"])["d"], t.fstat(fd)
+    t.linkat(fd, "", "d/x", EMPTY_PATH)
+    after, now = t.times(["d", "d/x"]), t.fstat(fd)
+    moved = "".join(letter for letter, was, is_ in zip("amc", before, after["d"], strict=True) if was != is_)
+    figures = ("st_atime_ns", "st_mtime_ns", "st_ctime_ns")
+    own = "".join(
+        letter for letter, each in zip("amc", figures, strict=True) if getattr(at, each) != getattr(now, each)
+    )
+    return {"d": moved, "file": own}
+
+
 @table.check("gets a name from its descriptor", given="d/", gives=("ok", 1, ["x"], 8192))
 def _(t: Tree) -> object:
     fd = t.opened("d", NAMELESS | RW)
