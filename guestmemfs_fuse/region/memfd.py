@@ -100,6 +100,8 @@ class MemfdRegion(BackingFiles):
 
     def _forget(self, ino: Ino, fd: int) -> None:
         self._retrieved.discard(ino)
+        # Now, and not when the store gets to it: who removed a file may count on its room.
+        os.ftruncate(fd, 0)
         self._store.remove(_name(ino))
         os.close(fd)
 
