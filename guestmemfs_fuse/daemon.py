@@ -251,6 +251,7 @@ class Daemon:
             "generation": state.generation,
             "state": "frozen" if state.frozen else "serving",
             "stall_ns": self._stall_ns,
+            "passthrough": self._engine.kernel.has_passthrough,
         }
 
     async def _status(self, args: Args, progress: Progress) -> object:

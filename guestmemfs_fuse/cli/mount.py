@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from guestmemfs_fuse.cli import host
-from guestmemfs_fuse.cli.output import result
+from guestmemfs_fuse.cli.output import result, say
 from guestmemfs_fuse.cli.sizes import parse_size, size_argument, size_text
 from guestmemfs_fuse.cli.wishes import Wishes
 from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.metadata.instance import Instance
 
 _KINDS = click.Choice(get_args(RegionKind))
 _PAGE_SIZES = click.Choice(["2M", "1G"], case_sensitive=False)
@@ -92,5 +95,21 @@ def mount(
             huge=huge,
         )
     )
+    _say_what_it_takes(made)
     what = f"{size_text(made.config.size_bytes)} {made.config.kind} region"
     result(f"instance {made.name} serves a {what} at {made.config.mountpoint}")
+
+
+def _say_what_it_takes(made: Instance) -> None:
+    """Where the kernel cannot map files through the mount, how programs get their memory."""
+    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.core.errors import GuestmemfsError
+
+    if made.config.kind == "hugetlb":
+        return  # that is what this kind is like, on every kernel
+    try:
+        pong = daemons.ask(made, "ping")
+    except GuestmemfsError:
+        return  # it serves; what it can do is only a note
+    if not pong.get("passthrough", True):
+        say("note: this kernel has no FUSE passthrough (Linux >= 6.9): start VMMs with `guestmemfs run`")
