@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -148,6 +149,13 @@ class Tree:
     def opened(self, path: str | bytes, flags: int = os.O_RDWR, mode: int = 0o644) -> int:
         """open(2) as root."""
         return int(self.hands("root").open(path, flags, mode))
+
+    def eventually(self, condition: Callable[[], bool]) -> bool:
+        """Whether it comes true within seconds; for what the kernel does behind the caller's back."""
+        deadline = time.monotonic() + 5
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return condition()
 
     def mode(self, path: str) -> str:
         """The permission bits, in octal."""
