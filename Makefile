@@ -9,7 +9,7 @@ STAGE_OPTIONS ?=
 SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt
+.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-kexec test-kexec-luo kernel
 
 help: ## Explain every target (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,17 @@ wheel: setup ## Build wheel and sdist into dist
 libvirt: setup ## A domain of a real libvirtd on a mount (root; installs libvirt)
 	scripts/libvirt-setup
 	$(PYTEST) $(PYTEST_OPTIONS) -m libvirt tests/mount
+
+test-kexec: setup ## A guest goes through a real kexec on a stock kernel, RAM on fsdax (VM, some minutes)
+	scripts/vm-setup
+	$(PYTEST) -s $(PYTEST_OPTIONS) -m vm_full tests/vm/test_kexec_dax.py
+
+test-kexec-luo: kernel ## The same with a memfd region and /dev/liveupdate (VM, kernel of make kernel)
+	scripts/vm-setup
+	$(PYTEST) -s $(PYTEST_OPTIONS) -m vm_luo tests/vm/test_luo.py tests/vm/test_kexec_luo.py
+
+kernel: setup ## Build a kernel with the live update orchestrator (once, some ten minutes, cached outside)
+	scripts/build-luo-kernel
 
 clean: ## Remove what can be made again (.venv, caches of tools), nothing outside the tree
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -37,6 +37,9 @@ class Finding:
         """What to do about it, None when all is well."""
         name, mountpoint = self.instance.name, self.instance.config.mountpoint
         match self.condition:
+            case Condition.DEAD_MOUNT if self.instance.config.kind == "memfd" and not self.seen.holder_pid:
+                # Its memory was nowhere but in its holder.
+                return f"its memory is gone: `guestmemfs mount {mountpoint} --size SIZE` starts empty"
             case Condition.DEAD_MOUNT:
                 why = f"given up ({self.seen.last_words.reason}); " if self.seen.last_words else ""
                 return f"{why}`guestmemfs mount {mountpoint}` brings it back"

@@ -130,6 +130,7 @@ def test_without_holder_and_daemon_the_memory_is_gone_and_that_is_said(memfd: In
     for pid in (status["holder_pid"], status["daemon_pid"]):
         os.kill(pid, signal.SIGKILL)
     assert soon(lambda: memfd.cli.json("list")[0]["condition"] == "dead-mount")
+    assert "memory is gone" in memfd.cli.json("list")[0]["advice"]
     refused = memfd.cli.run("mount", memfd.mountpoint, check=False)
     assert refused.returncode == 2
     assert "region of instance mem (64 MiB) is gone although the host was not booted" in refused.stderr
