@@ -32,7 +32,7 @@ from guestmemfs_fuse.control import health
 from guestmemfs_fuse.control.handlers import Args, Handlers, argument
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.core.errors import DaemonError, FsError, GuestmemfsError
 from guestmemfs_fuse.engine import resizing
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
@@ -172,7 +172,11 @@ class Daemon:
 
     async def _begin_session(self, connection: Connection) -> None:
         """Answer or replay INIT. The store has the connection before anybody's request is answered."""
-        self._engine.ledger.commit(cmd.StartDaemon())
+        try:
+            self._engine.ledger.commit(cmd.StartDaemon())
+        except FsError as error:
+            # Only a count. Callers wait, and those that change nothing can be served.
+            log.warning("this start is not counted: %s", error.message)
         if connection.stored_init is not None:
             if not self._is_clean:
                 self._engine.recover()
@@ -264,6 +268,7 @@ class Daemon:
             "daemon_pid": os.getpid(),
             "holder_pid": self._holder_pid(),
             "generation": state.generation,
+            "read_only": self._storage.store.read_only,
             **await self._handlers.report(),
             "counters": counters,
             "journal": asdict(self._storage.store.statistics()),

@@ -31,7 +31,7 @@ class Restarted:
 
 
 def restart_daemon(instance: Instance) -> Restarted:
-    """Returns once a daemon of a later generation serves. Raises GuestmemfsError; the old one may go on."""
+    """Returns once another daemon serves. Raises GuestmemfsError; the old one may go on."""
     seen = sight.look(instance)
     name, mountpoint = instance.name, instance.config.mountpoint
     if seen.mount is None:
@@ -81,7 +81,8 @@ def _wait_for_other(instance: Instance, *, old_pid: int | None, old_generation: 
     def is_there() -> bool:
         with suppress(DaemonError):
             pong = daemons.ping(instance, timeout_s=2.0)
-            if pong.pid != old_pid and pong.generation > (old_generation or 0):
+            # Without room in its journal a daemon cannot count its start.
+            if pong.pid != old_pid and pong.generation >= (old_generation or 0):
                 found.append(pong)
         return bool(found)
 

@@ -76,6 +76,7 @@ def _offline(found: Finding) -> dict[str, Any]:
             "daemon_pid": None,
             "holder_pid": found.seen.holder_pid,
             "generation": there.state.generation,
+            "read_only": None,
             **offline.whole_report(there),
             "counters": {},
             "journal": {},
@@ -86,7 +87,7 @@ def _print(shown: dict[str, Any]) -> None:
     region = shown["region"]
     for label, text in (
         ("instance", shown["name"]),
-        ("state", f"{shown['condition']}, generation {shown['generation']}"),
+        ("state", f"{shown['condition']}{_writable(shown)}, generation {shown['generation']}"),
         ("mountpoint", shown["mountpoint"]),
         ("daemon", f"pid {shown['daemon_pid'] or '-'}, holder pid {shown['holder_pid'] or '-'}"),
         (
@@ -124,6 +125,11 @@ def _pool(hugetlb: dict[str, Any] | None) -> list[tuple[str, str]]:
         pages = f"{pool['total']} pages of {size_text(hugetlb['page_bytes'])}"
         lines.append(("pool", f"{pages}, {pool['free']} free, {pool['reserved']} reserved; HVO {saves}"))
     return lines
+
+
+def _writable(shown: dict[str, Any]) -> str:
+    reason = shown.get("read_only")  # daemons that were started before the update do not say
+    return f", READ-ONLY ({reason}; `guestmemfs restart {shown['name']}` tries again)" if reason else ""
 
 
 def _coverage(huge: dict[str, Any]) -> str:
