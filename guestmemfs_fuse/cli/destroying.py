@@ -32,6 +32,9 @@ def destroy_instance(instance: Instance, *, force: bool) -> None:
     from guestmemfs_fuse.region import choose, hugetlb_reserve
 
     seen = sight.look(instance)
+    if seen.mount is None:
+        # A daemon whose mount was just taken away still says in the metadata that it is gone.
+        sight.wait_until(lambda: not sight.is_locked(instance.paths.lock), _FORCED_WITHIN_S)
     uses = busy.uses_of_files(_devices(instance, seen, force=force))
     if uses and not force:
         raise InstanceBusyError(
