@@ -123,6 +123,7 @@ class Worker:
         return [
             self.create,
             self.create,
+            self.create_nameless,
             self.make_directory,
             self.make_symlink,
             self.link,
@@ -177,6 +178,25 @@ class Worker:
 
         def make() -> None:
             os.close(os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode))
+
+        self.call(change, make)
+
+    def create_nameless(self) -> None:
+        """O_TMPFILE, and a name for it a moment later."""
+        name = self.fresh()
+        number = self.next_name
+
+        def change(model: Model) -> None:
+            model.files[number] = File(mode=0o600)
+            model.names[name] = number
+
+        def make() -> None:
+            fd = os.open(self.directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+            try:
+                # src_dir_fd is what makes Python use linkat(2), which can follow
+                os.link(f"/proc/self/fd/{fd}", self.path(name), src_dir_fd=fd, follow_symlinks=True)
+            finally:
+                os.close(fd)
 
         self.call(change, make)
 

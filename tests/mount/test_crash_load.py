@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 
 import pytest
@@ -31,6 +32,16 @@ def assert_clean(instance: Instance) -> None:
     done = instance.cli.run("fsck", instance.name, "--json", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["clean"]
+
+
+def assert_nothing_leaks(instance: Instance) -> None:
+    """Without files there is no memory in use: no orphan was forgotten, no backing id keeps any."""
+    for each in instance.mountpoint.iterdir():
+        shutil.rmtree(each)
+    deadline = time.monotonic() + 20
+    while (status := instance.status())["region"]["used_bytes"] or status["counters"]["orphans"]:
+        assert time.monotonic() < deadline, status
+    assert status["files"] == []
 
 
 def run_for(load: Crew, dice: random.Random, longest_s: float = 0.4) -> None:
@@ -63,6 +74,7 @@ def test_daemons_killed_and_replaced_under_load_are_never_noticed(instance: Inst
         done = load.stop()
     assert done > 50 * KILLS, "too little happened to mean anything"
     assert_clean(instance)
+    assert_nothing_leaks(instance)
     instance.umount()
     assert_clean(instance)
 
