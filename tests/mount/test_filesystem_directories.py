@@ -60,8 +60,8 @@ def test_entries_that_stay_are_seen_once_while_others_come_and_go(big: Tree) -> 
     fresh = iter(f"d/x{number}" for number in range(MANY))
     while some := big.entries(fd, 4096):
         found += [os.fsdecode(name) for name, *_ in some]
-        new = [next(fresh) for _ in range(dice.randrange(20))]
-        gone = [made.pop(dice.randrange(len(made))) for _ in range(min(len(made), dice.randrange(20)))]
+        new = [next(fresh) for _ in range(dice.randrange(8))]
+        gone = [made.pop(dice.randrange(len(made))) for _ in range(min(len(made), dice.randrange(8)))]
         big.several([("mknod", name) for name in new] + [("unlink", name) for name in gone])
         made += new
     big.several([("unlink", name) for name in made])

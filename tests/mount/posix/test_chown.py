@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable
 
 from tests.mount.posix.names import TOO_LONG_NAME, TOO_LONG_PATH
 from tests.mount.posix.table import Fd, Table, do
@@ -80,6 +82,49 @@ for kind, before, by_owner, by_root in (
             t.chmod("x", before)
             t.hands(who).chown("x", -1, ALICE.gid)
             return t.mode("x")
+
+
+KINDS = {
+    "file": lambda t: t.mknod("x"),
+    "directory": lambda t: t.mkdir("x"),
+    "pipe": lambda t: t.mknod("x", stat.S_IFIFO | 0o644),
+    "socket": lambda t: t.mknod("x", stat.S_IFSOCK | 0o644),
+    "character device": lambda t: t.mknod("x", stat.S_IFCHR | 0o644, os.makedev(1, 3)),
+    "block device": lambda t: t.mknod("x", stat.S_IFBLK | 0o644, os.makedev(8, 1)),
+}
+
+for kind, make in KINDS.items():
+    after = "6555" if kind == "directory" else "555"
+
+    @table.check(f"of a {kind} with all bits", gives=("6555", after, after, (A, ALICE.gid), "6555", "600"))
+    def _(t: Tree, make: Callable[[Tree], object] = make) -> object:
+        make(t)
+        t.chown("x", A, G)
+        t.chmod("x", 0o6555)
+        modes = [t.mode("x")]
+        t.alice.chown("x", -1, ALICE.gid)
+        modes.append(t.mode("x"))
+        t.alice.lchown("x", A, -1)
+        modes.append(t.mode("x"))
+        at = t.lstat("x")
+        t.chown("x", A, G)
+        t.alice.chmod("x", 0o6555)
+        modes.append(t.mode("x"))
+        t.alice.chmod("x", 0o600)
+        return *modes[:3], (at.st_uid, at.st_gid), modes[3], t.mode("x")
+
+    @table.check(f"of a {kind}: times", gives=("c", "c"))
+    def _(t: Tree, make: Callable[[Tree], object] = make) -> object:
+        make(t)
+        moved = []
+        for call in (lambda: t.chown("x", A, G), lambda: t.alice.chmod("x", 0o640)):
+            before = t.past_times(["x"])["x"]
+            call()
+            after = t.times(["x"])["x"]
+            moved.append(
+                "".join(each for each, was, now in zip("amc", before, after, strict=True) if was != now)
+            )
+        return tuple(moved)
 
 
 @table.check("takes effect at once", given="f~600", gives=("EACCES", "ok"))
