@@ -137,7 +137,7 @@ def test_it_fails_when_they_are_all_mapped(engine: Engine, proc: Proc) -> None:
 
 
 def test_regression_files_with_one_backing_between_them_are_not_watched_for_holes(engine: Engine) -> None:
-    """inotify(7) gives one watch a file: the second forgotten inode found its watch gone, and FORGET failed."""
+    """inotify(7) has one watch a file: the second inode forgotten found it gone, and FORGET failed."""
     first, second = orphan(engine, b"a", 1), orphan(engine, b"b", 1)
 
     async def main() -> None:
