@@ -23,10 +23,11 @@ from guestmemfs_fuse.handover import pid_file
 from guestmemfs_fuse.handover.holder import ABORT_GRACE_S
 from guestmemfs_fuse.handover.last_words import LastWords, parse
 from guestmemfs_fuse.handover.short_path import short_path
+from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.linux.process import set_child_subreaper
 from guestmemfs_fuse.metadata.instance_config import Paths
 
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = patient(10.0)
 _CALL_OFF_TIMEOUT_S = ABORT_GRACE_S + 2.0
 _SUPERVISION = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "FDSTORE")
 _HOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "holder.py")

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from guestmemfs_fuse.linux import process
+from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.vm.errors import MonitorError
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = patient(5.0)
 
 
 class Monitor(Protocol):

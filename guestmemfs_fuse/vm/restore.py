@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
+from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.vm import inspect, migration, process
 from guestmemfs_fuse.vm.errors import MonitorError, RestoreError
 from guestmemfs_fuse.vm.marks import Marks, NoMarks
@@ -23,7 +24,7 @@ from guestmemfs_fuse.vm.monitor import Monitor, QmpMonitor, connect
 from guestmemfs_fuse.vm.record import SavedGuest, read_record, record_path
 from guestmemfs_fuse.vm.steps import Step, Stopwatch, find_step
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = patient(10.0)
 KILL_TIMEOUT_S = 10.0
 CONNECT_PAUSE_S = 0.002
 

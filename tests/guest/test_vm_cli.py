@@ -27,8 +27,9 @@ def boot() -> BootFiles:
 
 
 @pytest.fixture
-def host(guestmemfs: Guestmemfs) -> Instance:
-    return guestmemfs.mount("host", size="512M")
+def host(guestmemfs: Guestmemfs, request: pytest.FixtureRequest) -> Instance:
+    """On tmpfs, unless a test asks for another kind."""
+    return guestmemfs.mount("host", "--region", getattr(request, "param", "tmpfs"), size="512M")
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def mark(host: Instance, guest: Guest) -> str | None:
     return marked
 
 
+@pytest.mark.parametrize("host", ["tmpfs", "memfd"], indirect=True)
 def test_a_guest_is_saved_and_restored_by_command_across_umount(
     host: Instance, guest: Guest, state: Path
 ) -> None:
@@ -183,7 +185,8 @@ def test_a_restore_that_fails_leaves_the_guest_resting_and_guarded(
     failed = host.cli.run("vm", "restore", "--state", state, "--", *other_machine, check=False)
     assert failed.returncode == 1 and "QEMU said" in failed.stderr
     assert mark(host, guest) == str(state) and open_errno(guest.memory_path) == errno.EBUSY
-    guest.adopt(host.cli.json("vm", "restore", "--state", state, "--", *guest.command()[1:])["pid"])
+    restore = ("vm", "restore", "--json", "--state", state, "--", *guest.command()[1:])
+    guest.adopt(json.loads(host.cli.run(*restore).stdout)["pid"])
     assert_unharmed(guest)
 
 

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from guestmemfs_fuse.core.errors import ExitCode
 from tests.cli import COMMAND
 from tests.guest.measure import checksum, write_pattern
 from tests.guest.rig import Guest
@@ -42,12 +41,7 @@ def sh(command: str) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """One command; again when a daemon did not start: ten seconds are short for an emulated one."""
     command = [str(COMMAND), *map(str, arguments)]
-    for _ in range(4):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != ExitCode.DAEMON:
-            return done
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

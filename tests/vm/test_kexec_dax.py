@@ -29,7 +29,8 @@ def machine() -> VmResult:
         cmdline="memmap=512M!1G",
         memory_mib=2048,
         cpus=2,
-        timeout_s=420,
+        env={"GUESTMEMFS_PATIENCE": "8"},
+        timeout_s=580,
     )
 
 

@@ -30,7 +30,8 @@ def machine() -> VmResult:
         cmdline=_CMDLINE,
         memory_mib=2048,
         cpus=2,
-        timeout_s=420,
+        env={"GUESTMEMFS_PATIENCE": "8"},
+        timeout_s=580,
     )
 
 
