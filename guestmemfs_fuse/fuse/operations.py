@@ -27,6 +27,7 @@ from guestmemfs_fuse.core.errors import (
     FsError,
     InvalidCallError,
     NoAttributeError,
+    NoEntryError,
 )
 from guestmemfs_fuse.core.lookup import directory_of, inode_of, lookup
 from guestmemfs_fuse.core.types import NO_REQUEST, Ino
@@ -81,6 +82,8 @@ class GuestOperations(pyfuse3.Operations):
         if name in (b".", b".."):
             # of a file handle, when the kernel has forgotten the inode (fuse_get_dentry, fuse_get_parent)
             asked = inode_of(self._engine.state, Ino(parent_inode))
+            if asked.nlink == 0:
+                raise NoEntryError("removed, and not in use: the kernel would know it")
             return self._attributes(
                 asked.ino if name == b"." else directory_of(self._engine.state, asked.ino).parent
             )

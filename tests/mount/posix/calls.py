@@ -629,6 +629,14 @@ def open_handle(mount_fd: int, handle: bytes, flags: int = os.O_RDONLY) -> int:
     return _checked(_libc.open_by_handle_at(mount_fd, handle, flags))
 
 
+def no_handle(mount_fd: int, handle: bytes) -> str:
+    """open_by_handle_at(2) right behind other calls: the errno's name."""
+    try:
+        return f"opened {open_handle(mount_fd, handle)}"
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
 def statx_version(path: str) -> int:
     """statx(2): the mask of what was filled in."""
     buffer = ctypes.create_string_buffer(256)

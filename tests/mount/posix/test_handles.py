@@ -53,6 +53,16 @@ def _(t: Tree) -> object:
     return t.tries.open_handle(t.place_fd(), handle)
 
 
+@table.check("regression: files that are gone, before their FORGET was read", given="d/", gives=["ESTALE"])
+def _(t: Tree) -> object:
+    t.several([("mknod", f"d/{number}") for number in range(50)])
+    handles = [t.handle_of(f"d/{number}") for number in range(50)]
+    steps: list[tuple[object, ...]] = []
+    for number, handle in enumerate(handles):
+        steps += [("unlink", f"d/{number}"), ("no_handle", t.place_fd(), handle)]
+    return sorted(set(t.several(steps)[1::2]))
+
+
 @table.check("a file that is gone but open", given="f:100", gives=100)
 def _(t: Tree) -> object:
     handle, fd = t.handle_of("f"), t.opened("f")
