@@ -24,9 +24,9 @@ from tests.mount.posix.tree import Tree
 SIZE = 64 * MIB
 
 
-@pytest.fixture(scope="module")
-def fs() -> Iterator[Mounted]:
-    with mounted("memory", "64M") as made:
+@pytest.fixture(scope="module", params=["tmpfs", "memfd"])
+def fs(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    with mounted(f"memory-{request.param}", "64M", "--region", request.param) as made:
         yield made
 
 

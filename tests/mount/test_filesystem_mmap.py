@@ -9,9 +9,9 @@ import pytest
 from tests.mount.filesystem import BLOCK, MIB, READ_WRITE, SHARED, Mounted, mapped, mounted
 
 
-@pytest.fixture(scope="module")
-def fs() -> Iterator[Mounted]:
-    with mounted("mmap", "256M") as made:
+@pytest.fixture(scope="module", params=["tmpfs", "memfd"])
+def fs(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    with mounted(f"mmap-{request.param}", "256M", "--region", request.param) as made:
         yield made
 
 
