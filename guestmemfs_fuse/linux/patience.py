@@ -1,6 +1,6 @@
 """How much longer than usual everything takes on this host: a factor for the time limits of starts.
 
-1 unless GUESTMEMFS_PATIENCE says otherwise; for emulated machines, where importing the daemon takes ten seconds.
+1 unless GUESTMEMFS_PATIENCE says otherwise; for emulated machines, where a start takes ten times as long.
 Called by handover/launch and the vm room.
 """
 
