@@ -32,7 +32,7 @@ from guestmemfs_fuse.control import health
 from guestmemfs_fuse.control.handlers import Args, Handlers, argument
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import DaemonError, FsError, GuestmemfsError
+from guestmemfs_fuse.core.errors import DaemonError, FsError, GuestmemfsError, InstanceBusyError
 from guestmemfs_fuse.engine import resizing
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
@@ -96,6 +96,7 @@ class Daemon:
         self._stall_ns: int | None = None
         self._run_state = RunState.STARTING
         self._leave = trio.Event()
+        self._handing_over = False
         self._exit_status = 0
         self._cleanup = ExitStack()
         self._background = trio.CancelScope()
@@ -301,13 +302,19 @@ class Daemon:
 
     async def _restart(self, args: Args, progress: Progress) -> object:
         """{} -> {successor_pid}, once it is ready to take over; until then we go on serving."""
-        return {"successor_pid": await self._nursery.start(self._hand_over)}
+        if self._handing_over:
+            raise InstanceBusyError("a restart is under way already")
+        self._handing_over = True
+        try:
+            return {"successor_pid": await self._nursery.start(self._hand_over)}
+        except GuestmemfsError:
+            self._handing_over = False
+            raise
 
     async def _hand_over(self, task_status: trio.TaskStatus[int]) -> None:
         fds: Fds = {
             fdnames.FUSE: [self._connection.fd],
             fdnames.CONTROL: [self._listener.fileno()],
-            **self._storage.region.handover_fds(),
             **self._preservation.handover_fds(),
         }
         # The watchdog is the main process's, whoever that is: no number of ours.
@@ -315,23 +322,46 @@ class Daemon:
         async with Successor.start(daemon_argv(self._paths.state_dir), fds, env) as successor:
             await successor.warm(_WARM_S)
             task_status.started(successor.pid)
+            word = await self._stop_serving()
             try:
-                await self._step_aside(successor)
+                # Only now: files, and with them descriptors, came and went while it got ready.
+                await successor.give(self._storage.region.handover_fds())
             except DaemonError as error:
-                log.error("%s; going on", error.message)
+                log.error("%s", error.message)
+                self._go_on()
+                return
+            try:
+                await self._step_aside(successor, word)
+            except DaemonError as error:
+                log.error("%s; coming back", error.message)
                 self._exit_status = EXIT_COME_BACK
             self._leave.set()
 
-    async def _step_aside(self, successor: Successor) -> None:
-        """From here to `go` callers wait. Afterwards nothing of ours may touch the instance."""
+    def _go_on(self) -> None:
+        """The successor died before anything was given up. Who was muted is answered by the next daemon."""
+        if self._relay.muted:
+            self._exit_status = EXIT_COME_BACK
+            self._leave.set()
+            return
+        self._handing_over = False
+        self._relay.undrain()
+
+    async def _stop_serving(self) -> Word:
+        """From here to `go` callers wait. What does not end in time is stopped and left to the successor."""
         drained_ns = time.monotonic_ns()
         left = await self._relay.drain(_DRAIN_S)
+        if left:
+            self._relay.mute()
+            await self._engine.abandon()
+        return Word(clean=left == 0 and self._engine.swept.is_set(), drained_ns=drained_ns)
+
+    async def _step_aside(self, successor: Successor, word: Word) -> None:
+        """Afterwards nothing of ours may touch the instance. Raises DaemonError: the successor is dead."""
         self._background.cancel()
         self._storage.close(snapshot=False)
         self._notifier.main_pid(successor.pid)
         self._lock.release()
-        is_clean = left == 0 and self._engine.swept.is_set()
-        successor.go(Word(clean=is_clean, drained_ns=drained_ns))
+        successor.go(word)
         with trio.move_on_after(_LAST_REPLIES_S):
             await self._server.all_answered()
 
@@ -351,6 +381,7 @@ async def serve(state_dir: str, notifier: Notifier, fds: Fds) -> int:
         word = handover.await_go()
         if word is None:
             return 0
+        fds.update(handover.given)
     lock = await InstanceLock.acquire(paths.lock, config.name)
     try:
         return await Daemon(config, paths, lock, notifier, fds, word).run(ahead)

@@ -96,6 +96,14 @@ class Engine:
         finally:
             self.gate.open()
 
+    async def abandon(self) -> None:
+        """Stop what is under way and let nothing begin: another daemon is about to do it instead.
+
+        Returns once no thread of ours works on the region any more; what was allocated is taken back.
+        """
+        self.memory.interrupt_all()
+        await self.gate.close()
+
     def thaw(self) -> None:
         """Leave the serialised state; orphans whose FORGET came meanwhile go now."""
         self.ledger.commit(cmd.Freeze(False))

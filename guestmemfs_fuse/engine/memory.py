@@ -66,6 +66,10 @@ class Memory:
         if len(self._early) > _EARLY_INTERRUPTS:
             self._early.popitem(last=False)
 
+    def interrupt_all(self) -> None:
+        """Stop every allocation at its next piece, whoever wants it."""
+        self._running = dict.fromkeys(self._running, True)
+
     async def resize(
         self, ino: Ino, size_bytes: int, origin: Origin | None = None, *, force: bool = False
     ) -> None:

@@ -71,6 +71,7 @@ class Relay:
         self._idle = trio.Event()
         self._tasks: trio.Nursery | None = None
         self._injected = False
+        self.muted = False
         self._burst = 0
         self._watched = False  # somebody waits for the device
         self._called = False  # a parked worker was woken to do so
@@ -148,6 +149,10 @@ class Relay:
             with trio.move_on_after(timeout_s):
                 await self._idle.wait()
         return len(self._table)
+
+    def mute(self) -> None:
+        """Answer nobody any more: what is still in flight comes back to the successor by NOTIFY_RESEND."""
+        self.muted = True
 
     def undrain(self) -> None:
         """Read the device again, when the successor did not come up."""
@@ -345,7 +350,8 @@ class Relay:
         return reply
 
     def _finish(self, entry: InFlight, reply: wire.Buffer) -> None:
-        self._device.write(reply)
+        if not self.muted:
+            self._device.write(reply)
         self._table.pop(entry.raw_unique)
         self._counters.reply(entry.opcode, monotonic_ns() - entry.started_ns)
         if not self._table:

@@ -3,8 +3,10 @@
     predecessor                               successor
     Successor.start(argv, fds, env)  ---->    Handover.from_received(fds): imports, reads what it may
     await warm(timeout_s)            <-W--    say_warm()
-    drain, MAINPID=, release the lock
-    go(Word)                         --...->  await_go() returns it: takes the lock, serves, READY=1
+    drain
+    await give(fds)                  <-F,A->  await_go() keeps them in `given`
+    MAINPID=, release the lock
+    go(Word)                         --G...>  await_go() returns it: takes the lock, serves, READY=1
     exit                                      (None: the predecessor gave up or died; exit silently)
 
 Until it is warm the successor's stderr is kept by the predecessor, to tell why it failed; from then on it
@@ -19,6 +21,7 @@ import os
 import signal
 import socket
 import struct
+from array import array
 from collections.abc import AsyncGenerator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +33,13 @@ from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.spawn import spawn
 
 _WARM = b"W"
+_FDS = b"F"
+_GOT_THEM = b"A"
+_GO = b"G"
 _WORD = struct.Struct("<?q")
+_FDS_AT_ONCE = 250
+"""SCM_MAX_FD of the kernel is 253."""
+_PACKET_BYTES = 1 << 16
 _END_TIMEOUT_S = 1.0
 _TAIL_BYTES = 4000
 
@@ -69,7 +78,7 @@ class Successor:
         """
         stderr_fd = os.memfd_create("successor-stderr", os.MFD_CLOEXEC)
         try:
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 flat = [(name, fd) for name, found in fds.items() for fd in found]
                 extra = [(fdnames.HANDOVER, theirs.fileno()), (fdnames.HANDOVER_STDERR, 2)]
@@ -99,6 +108,24 @@ class Successor:
             how = await self._how_it_ended()
         raise self._failure(how)
 
+    async def give(self, fds: Mapping[str, Sequence[int]]) -> None:
+        """Hand over duplicates of descriptors that could change until now, and wait until it has them.
+
+        Raises DaemonError when it is dead: the caller can go on serving.
+        """
+        flat = [(name, fd) for name, found in fds.items() for fd in found]
+        try:
+            for first in range(0, len(flat) + 1, _FDS_AT_ONCE):  # the last packet is not a full one
+                batch = flat[first : first + _FDS_AT_ONCE]
+                names = _FDS + "\0".join(name for name, _ in batch).encode()
+                rights = array("i", [fd for _, fd in batch])
+                await self._line.sendmsg([names], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            said = await self._line.recv(1)
+        except OSError as error:
+            raise self._failure("died before it took over") from error
+        if said != _GOT_THEM:
+            raise self._failure("died before it took over")
+
     def go(self, word: Word) -> None:
         """It is the daemon now. Call with the lock released, then exit.
 
@@ -106,7 +133,8 @@ class Successor:
         caller may exit non-zero and be started again, or say MAINPID= with its own pid and go on.
         """
         try:
-            self._raw_line.send(_WORD.pack(word.clean, word.drained_ns))  # into an empty buffer: never waits
+            # Into an empty buffer: never waits.
+            self._raw_line.send(_GO + _WORD.pack(word.clean, word.drained_ns))
         except OSError as error:
             raise self._failure("died before it took over") from error
         self._gone = True
@@ -167,6 +195,7 @@ class Handover:
     def __init__(self, line: socket.socket, log_fd: int) -> None:
         self._line = line
         self._log_fd = log_fd
+        self.given: dict[str, list[int]] = {}
 
     @classmethod
     def from_received(cls, fds: MutableMapping[str, list[int]]) -> Handover | None:
@@ -187,10 +216,26 @@ class Handover:
             self._line.sendall(_WARM)  # a predecessor that is gone is noticed by await_go
 
     def await_go(self) -> Word | None:
-        """Wait for the word; None when it will not come and this process is to exit silently."""
-        with self._line:
-            try:
-                said = self._line.recv(_WORD.size)
-            except OSError:
-                return None
-        return Word(*_WORD.unpack(said)) if len(said) == _WORD.size else None
+        """Wait for the word; None when it will not come and this process is to exit silently.
+
+        Descriptors that come before it are in `given` afterwards, by name.
+        """
+        with self._line, suppress(OSError):
+            while packet := self._receive():
+                if packet[:1] == _GO:
+                    return Word(*_WORD.unpack(packet[1:]))
+        return None
+
+    def _receive(self) -> bytes:
+        """The next packet; its descriptors are taken in. Empty: the predecessor is gone."""
+        room = socket.CMSG_SPACE(_FDS_AT_ONCE * array("i").itemsize)
+        packet, ancillary, _, _ = self._line.recvmsg(_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+        fds = array("i")
+        for _, _, data in ancillary:
+            fds.frombytes(data)
+        if packet[:1] == _FDS:
+            for name, fd in zip(packet[1:].decode().split("\0"), fds, strict=False):
+                self.given.setdefault(name, []).append(fd)
+            if len(fds) < _FDS_AT_ONCE:
+                self._line.sendall(_GOT_THEM)
+        return packet

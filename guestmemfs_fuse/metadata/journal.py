@@ -174,7 +174,8 @@ class Segment:
             raise ReadOnlyInstanceError(self.broken) from error
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give the descriptor back. Nothing is taken any more: its number may be another file's already."""
+        self.broken = self.broken or "the journal is closed"
         with suppress(OSError):
             self._file.close()
 

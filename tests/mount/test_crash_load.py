@@ -100,12 +100,20 @@ def test_holder_and_daemon_killed_under_load_lose_nothing_acknowledged(instance:
     assert_clean(instance)
 
 
-def test_restarts_under_load_are_never_noticed(instance: Instance) -> None:
+@pytest.mark.parametrize("kind", ["tmpfs", "memfd"])
+def test_restarts_under_load_are_never_noticed(guestmemfs: Guestmemfs, kind: str) -> None:
+    """Of a memfd region each new file is a descriptor more that a successor must be given."""
+    instance = guestmemfs.mount("gm", "--region", kind, size="512M")
     dice = random.Random(SEED + 2)
     with crew(instance.mountpoint, 2, SEED + 2) as load:
-        for _ in range(max(3, KILLS // 4)):
+        for number in range(max(3, KILLS // 4)):
             run_for(load, dice)
-            instance.cli.run("restart", instance.name)
+            pid = serving_pid(instance.state_dir)
+            if kind == "memfd" and number % 2:
+                kill(pid)
+            else:
+                instance.cli.run("restart", instance.name)
+            serving_pid(instance.state_dir, not_pid=pid)
         load.stop()
     assert instance.status()["generation"] >= 4
     assert_clean(instance)
