@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+import time
 
 import pytest
 import trio
 import trio.testing
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import BusyFsError, MetadataWriteError
+from guestmemfs_fuse.core.errors import BusyFsError, InterruptedFsError, MetadataWriteError
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import recovery
 from guestmemfs_fuse.engine.gate import Gate
@@ -135,3 +136,39 @@ def test_regression_memory_of_a_number_never_given_out_is_not_thrown_away() -> N
     bench.region.memory[unknown] = BLOCK
     assert not recovery.discard_stray(bench.engine.state, bench.region, unknown)
     assert bench.region.memory[unknown] == BLOCK
+
+
+def test_work_that_is_left_to_a_successor_is_stopped_and_undone_first() -> None:
+    """Otherwise a thread of the old daemon would allocate, or take back, what the new one gave a file."""
+    bench = Bench(region_blocks=1 << 20)
+    ino = bench.engine.make(cmd.Make(ROOT_INO, b"f", stat.S_IFREG | 0o600, 0, 0))
+    big = 64 << 20  # more than is done inline: it runs in a thread
+    outcome: list[str] = []
+
+    async def grow() -> None:
+        try:
+            await bench.engine.memory.resize(ino, big)
+        except InterruptedFsError:
+            outcome.append("interrupted")
+
+    async def run() -> None:
+        token, started = trio.lowlevel.current_trio_token(), trio.Event()
+
+        def filling() -> None:
+            token.run_sync_soon(started.set)
+            while not any(bench.engine.memory._running.values()):
+                time.sleep(0.001)
+
+        bench.region.on_fill = filling
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(grow)
+            await started.wait()
+            await bench.engine.abandon()
+            outcome.append("abandoned")
+            assert bench.region.memory[ino] == 0
+        with pytest.raises(BusyFsError):
+            await bench.engine.memory.resize(ino, big)
+
+    trio.run(run)
+    assert sorted(outcome) == ["abandoned", "interrupted"]
+    assert len(bench.journal.transactions) == 1
