@@ -1,4 +1,4 @@
-"""A local user who means harm, and one who is merely excessive: nothing breaks, stalls or grows without bound.
+"""A local user who means harm, or is merely excessive: nothing breaks, stalls or grows without bound.
 
 Everything here is done as an unprivileged user in a directory of its own, which is all it can write to.
 GUESTMEMFS_HOSTILE_FILES is how many files it puts into one directory (100,000 in the long run).
@@ -281,7 +281,7 @@ def test_calls_in_a_loop_neither_stall_others_nor_bloat_the_daemon(
 def test_callers_killed_in_the_middle_of_calls_leave_nothing_half_done(
     instance: Instance, home: Path
 ) -> None:
-    """SIGKILL at random moments of creating, allocating, mapping: what is there is whole, memory is given back."""
+    """SIGKILL at random moments of creating and allocating: all is whole, memory is given back."""
 
     def busy(seed: int) -> None:
         os.chdir(home)
@@ -395,8 +395,8 @@ def test_rubbish_on_the_control_socket_costs_one_connection(instance: Instance) 
     before = len(os.listdir(f"/proc/{pid}/fd"))
     for number in range(60):
         with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(instance.state_dir / "control.sock"))  # waits while its queue is full
             client.settimeout(30)
-            client.connect(str(instance.state_dir / "control.sock"))
             rubbish = dice.randbytes(dice.choice((1, 4, 100, 70_000)))
             try:
                 client.sendall(rubbish if number % 3 else b"\xff\xff\xff\x7f" + rubbish)
