@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from guestmemfs_fuse.linux import memory
 
-from .inside_instances import COMMAND, MIB, STATE, ask, extents, mount, run, sized
+from .inside_instances import COMMAND, MIB, STATE, ask, extents, kill_daemon, mount, run, sized
 
 POOL = "/sys/devices/system/node/node{}/hugepages/hugepages-2048kB/{}"
 
@@ -73,7 +72,7 @@ def hugetlb(found: dict[str, Any]) -> None:
     first.unlink()
     sized(directory / "second", 48)
     found["again"] = of_file("/second")
-    os.kill(ask("huge", "ping")["pid"], signal.SIGKILL)
+    kill_daemon("huge")
     sized(directory / "third", 16)
     found["after SIGKILL"] = of_file("/third")
     (directory / "second").unlink()
