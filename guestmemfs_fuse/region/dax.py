@@ -21,13 +21,14 @@ from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import round_down, round_up
 from guestmemfs_fuse.linux import fiemap, memory
 from guestmemfs_fuse.linux.statx import statx
-from guestmemfs_fuse.region.base import RegionUse
+from guestmemfs_fuse.region.base import BackingStat, RegionUse
 from guestmemfs_fuse.region.named_files import NamedBackingFiles
 
 ADVICE: Final = (
     "boot with memmap=SIZE!START, then: mkfs.ext4 -b 4096 -O bigalloc -C 2M /dev/pmem0; "
     "mount -o dax=always /dev/pmem0 DIR (guestmemfs doctor prints the lines for this host)"
 )
+_WHOLE_FILE: Final = 1 << 62
 _PROBE_NAME: Final = ".guestmemfs-dax-probe"
 
 
@@ -46,10 +47,31 @@ class DaxRegion(NamedBackingFiles):
         used_bytes = 0
         for entry in os.scandir(self._data_fd):
             try:
-                used_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+                used_bytes += self._used_by(entry)
             except FileNotFoundError:
                 continue  # reaped while we looked
         return RegionUse(self.size_bytes, max(used_bytes, self.size_bytes - self.available_bytes()))
+
+    def _used_by(self, entry: os.DirEntry[str]) -> int:
+        """Only where the cheap answer is not plausible the extents are counted."""
+        status = entry.stat(follow_symlinks=False)
+        allocated_bytes = status.st_blocks * 512
+        if allocated_bytes <= round_up(status.st_size, self.block_bytes):
+            return allocated_bytes
+        fd = os.open(entry.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._data_fd)
+        try:
+            return self._backed_bytes(fd, 0, _WHOLE_FILE)
+        finally:
+            os.close(fd)
+
+    def stat(self, inode: Inode) -> BackingStat:
+        """See Region.stat. By extents: st_blocks counts the filesystem's own tree of them too.
+
+        That tree needs a block (with bigalloc: a cluster) as soon as a file has more than four extents, for
+        instance while a guest touches its memory for the first time and 2M after 2M is converted to written.
+        """
+        with self._opened(inode.ino) as fd:
+            return BackingStat(os.fstat(fd).st_size, self._backed_bytes(fd, 0, _WHOLE_FILE))
 
     def _backed_bytes(self, fd: int, start: int, end: int) -> int:
         return sum(extent.length_bytes for extent in fiemap.extents(fd, start, end))
