@@ -59,7 +59,7 @@ log = logging.getLogger("guestmemfs")
 
 _DRAIN_S: Final = 10.0
 _WARM_S: Final = 20.0
-_LAST_REPLIES_S: Final = 0.5
+_LAST_REPLIES_S: Final = 5.0
 _MAX_TASKS: Final = 2048
 """Handlers at once in pyfuse3: a long allocation occupies one."""
 
@@ -344,6 +344,7 @@ class Daemon:
             self._leave.set()
             return
         self._handing_over = False
+        self._engine.gate.open()
         self._relay.undrain()
 
     async def _stop_serving(self) -> Word:
@@ -352,7 +353,7 @@ class Daemon:
         left = await self._relay.drain(_DRAIN_S)
         if left:
             self._relay.mute()
-            await self._engine.abandon()
+        await self._engine.come_to_rest(interrupt=left > 0)
         return Word(clean=left == 0 and self._engine.swept.is_set(), drained_ns=drained_ns)
 
     async def _step_aside(self, successor: Successor, word: Word) -> None:

@@ -96,12 +96,14 @@ class Engine:
         finally:
             self.gate.open()
 
-    async def abandon(self) -> None:
-        """Stop what is under way and let nothing begin: another daemon is about to do it instead.
+    async def come_to_rest(self, *, interrupt: bool) -> None:
+        """Let nothing begin, and wait until nothing of ours works on the region: another daemon will.
 
-        Returns once no thread of ours works on the region any more; what was allocated is taken back.
+        interrupt: stop allocations under way, which takes back what they allocated. Also covers what no
+        caller on the mount waits for: the sweep, fsck, a forced resize. `gate.open` undoes it.
         """
-        self.memory.interrupt_all()
+        if interrupt:
+            self.memory.interrupt_all()
         await self.gate.close()
 
     def thaw(self) -> None:

@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -23,9 +25,17 @@ WORKERS = 4
 
 
 @pytest.fixture
-def instance(guestmemfs: Guestmemfs) -> Instance:
+def instance(guestmemfs: Guestmemfs) -> Iterator[Instance]:
     """Room for all workers' files; no page of them is touched before it is used."""
-    return guestmemfs.mount(size="512M")
+    instance = guestmemfs.mount(size="512M")
+    yield instance
+    show_log(instance)
+
+
+def show_log(instance: Instance) -> None:
+    """pytest prints it when the test failed."""
+    with suppress(OSError):
+        print((instance.state_dir / "daemon.log").read_text()[-6000:])
 
 
 def assert_clean(instance: Instance) -> None:

@@ -163,7 +163,7 @@ def test_work_that_is_left_to_a_successor_is_stopped_and_undone_first() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(grow)
             await started.wait()
-            await bench.engine.abandon()
+            await bench.engine.come_to_rest(interrupt=True)
             outcome.append("abandoned")
             assert bench.region.memory[ino] == 0
         with pytest.raises(BusyFsError):
