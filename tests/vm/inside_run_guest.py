@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from guestmemfs_fuse.metadata.instance import Instance, instance_of_path
+from guestmemfs_fuse.vm import restore as restoring
 from guestmemfs_fuse.vm.monitor import connect
-from guestmemfs_fuse.vm.restore import restore
 from guestmemfs_fuse.vm.save import SaveReport, save
 from tests.guest.rig import Guest
 
@@ -78,12 +78,13 @@ def _kill_daemon(found: dict[str, Any], instance: Instance, guest: Guest) -> Non
 
 
 def _live_update(found: dict[str, Any], instance: Instance, guest: Guest) -> None:
+    restoring.START_TIMEOUT_S = 90.0  # an emulated launcher takes its time
     state = Path(tempfile.mkdtemp()) / "state"
     run_save(guest, state)
     run(COMMAND, "umount", instance.name)
     mount(instance.name)
     stood_at = guest.count()
-    report = asyncio.run(restore(state, command=guest.command()))
+    report = asyncio.run(restoring.restore(state, command=guest.command()))
     guest.adopt(report.pid, report.child)
     guest.wait_count(stood_at + 2, 120)
     found["mapped after"] = mapped(guest.pid, "/region")
