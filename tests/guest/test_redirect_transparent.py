@@ -114,16 +114,30 @@ def test_sigterm_reaches_the_programs_handler(region: FakeMount, zoo: Build) -> 
         assert child.wait(SOON_S) == 0
 
 
+def awaited(pid: int, what: int) -> tuple[int, int]:
+    """waitpid(2) for a change of state, which must come soon: a test that waits for ever says nothing."""
+    seen: list[tuple[int, int]] = []
+
+    def has_come() -> bool:
+        found = os.waitpid(pid, what | os.WNOHANG)
+        if found[0]:
+            seen.append(found)
+        return bool(seen)
+
+    wait_for(has_come, "a change of state")
+    return seen[0]
+
+
 def test_stop_and_continue_are_seen_by_the_programs_parent(region: FakeMount, zoo: Build) -> None:
     with started(region, zoo("signals"), "quiet") as child:
         assert tracer_of(child.pid) != 0
         for number in (signal.SIGSTOP, signal.SIGTSTP):
             os.kill(child.pid, number)
-            pid, status = os.waitpid(child.pid, os.WUNTRACED)
+            pid, status = awaited(child.pid, os.WUNTRACED)
             assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == number
             assert status_field(pid, "State")[0] in "tT"
             os.kill(child.pid, signal.SIGCONT)
-            _, status = os.waitpid(child.pid, os.WCONTINUED)
+            _, status = awaited(child.pid, os.WCONTINUED)
             assert os.WIFCONTINUED(status)
         child.terminate()
         assert child.stdout is not None
