@@ -67,7 +67,9 @@ def qemu_args(hardware: Hardware, image: Path, initramfs: Path, cmdline: str) ->
     for tag in ("root", "rig"):
         args += ["-chardev", f"socket,id={tag},path={tag}.sock"]
         args += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
-    args += ["-serial", "file:console.log", "-kernel", str(image), "-initrd", str(initramfs)]
+    # Appended to: a machine that is rebooted by its rig has one console.
+    args += ["-chardev", "file,id=console,path=console.log,append=on", "-serial", "chardev:console"]
+    args += ["-kernel", str(image), "-initrd", str(initramfs)]
     return [*args, "-append", cmdline, *hardware.extra_args]
 
 
@@ -88,7 +90,7 @@ def host_lock() -> Iterator[None]:
 
 @contextmanager
 def _child(args: Sequence[str], cwd: Path, log_name: str) -> Iterator[subprocess.Popen[bytes]]:
-    with (cwd / log_name).open("wb") as log:
+    with (cwd / log_name).open("ab") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *args],
             cwd=cwd,
@@ -129,6 +131,7 @@ def running(
     with ExitStack() as stack:
         for tag, source, cache in (("root", Path("/"), "always"), ("rig", shared_dir, "none")):
             log_name = f"virtiofsd-{tag}.log"
+            (run_dir / f"{tag}.sock").unlink(missing_ok=True)
             daemon = stack.enter_context(_child(virtiofsd_args(tag, source, cache), run_dir, log_name))
             _wait_for_socket(run_dir / f"{tag}.sock", daemon, run_dir / log_name)
         yield stack.enter_context(_child(qemu_args(hardware, image, initramfs, cmdline), run_dir, "qemu.log"))

@@ -9,7 +9,8 @@ start mark, output, dmesg and exit status come out. A phase without exit status 
     VmLost         panic, triple fault, hang, timeout: there is no status to speak of
     VmSetupError   this host cannot boot such a machine
 
-Each phase but the first begins with a kexec by the one before. docs/vm-tests.md says how to write a test.
+Each phase but the first begins with a kexec by the one before, or with a reboot by it: then QEMU ends and is
+started again, with the same disk if there is one. docs/vm-tests.md says how to write a test.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = ["PhaseResult", "VmError", "VmLost", "VmResult", "VmSetupError", "VmTe
 # What it takes to get to the root; then what makes memmap=nn!ss memory a /dev/pmem0 (cheap: a few files).
 ROOT_MODULES = ("virtio_pci", "virtiofs", "fuse", "overlay")
 PMEM_MODULES = ("libnvdimm", "nd_e820", "nd_pmem", "nd_btt")
+DISK_MODULES = ("virtio_blk", "ext4")
 
 # panic=-1 with -no-reboot makes QEMU exit at once, so that a panic need not wait for the timeout.
 # no_timer_check, nowatchdog: a busy host stops the machine for so long that its kernel calls it broken.
@@ -65,6 +67,8 @@ def run_in_vm(
     files: Mapping[str, bytes | str] | None = None,
     env: Mapping[str, str] | None = None,
     qemu_args: Sequence[str] = (),
+    between: Literal["kexec", "reboot"] = "kexec",
+    disk_mib: int = 0,
     timeout_s: float = 120.0,
     check: bool = True,
 ) -> VmResult:
@@ -78,6 +82,8 @@ def run_in_vm(
     init        "systemd": PID 1 is systemd and the script a service after basic.target
     files       put into $VM_IN; whatever the scripts leave in $VM_OUT is in VmResult.files
     env         more environment for the scripts
+    between     "reboot": a phase that exits 0 reboots the machine, and the firmware boots the next one
+    disk_mib    changes to the root go to a disk of this size instead of memory, and outlive a reboot
     timeout_s   for all phases together, waiting for another machine on this host not included
     check       False: return a failed phase as a result (the last one) instead of raising VmTestFailed
 
@@ -87,16 +93,21 @@ def run_in_vm(
         raise ValueError("run_in_vm wants either script or phases")
     scripts = list(phases) if script is None else [script]
     found = find_kernel(kernel) if isinstance(kernel, str) else kernel
-    archive = initramfs(found, (*ROOT_MODULES, *PMEM_MODULES, *modules))
+    archive = initramfs(found, (*ROOT_MODULES, *PMEM_MODULES, *(DISK_MODULES if disk_mib else ()), *modules))
     run = Run(_new_run_dir(), len(scripts))
-    _fill_shared_dir(run, scripts, found, archive, files or {}, env or {})
-    full_cmdline = f"{_BASE_CMDLINE} rig.phase=1 rig.init={init} {cmdline}".strip()
-    hardware = Hardware(tuple(numa) or (memory_mib,), cpus, tuple(qemu_args))
+    _fill_shared_dir(run, scripts, found, archive, files or {}, {**(env or {}), "VM_BETWEEN": between})
+    words = f"rig.init={init} rig.disk={int(disk_mib > 0)} {cmdline}".strip()
+    hardware = Hardware(tuple(numa) or (memory_mib,), cpus, (*qemu_args, *_disk(run, disk_mib)))
+    boots = range(1, len(scripts) + 1 if between == "reboot" else 2)
     with host_lock():
         start_s = time.monotonic()
         try:
-            with running(hardware, found.image_path, archive, full_cmdline, run.dir, run.shared) as qemu:
-                _wait(qemu, run, timeout_s)
+            for phase in boots:
+                line = f"{_BASE_CMDLINE} rig.phase={phase} {words}"
+                with running(hardware, found.image_path, archive, line, run.dir, run.shared) as qemu:
+                    _wait(qemu, run, start_s, timeout_s)
+                if run.status(phase) != 0:
+                    break
         finally:
             for name in _BOOT_FILES:
                 (run.shared / name).unlink()
@@ -144,15 +155,26 @@ def _fill_shared_dir(
         shutil.copyfile(source, run.shared / name)
 
 
+def _disk(run: Run, disk_mib: int) -> list[str]:
+    """QEMU's arguments for a disk with an empty filesystem; it goes with the run's directory."""
+    if not disk_mib:
+        return []
+    command = ["mkfs.ext4", "-q", "-F", run.dir / "disk", f"{disk_mib}M"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise VmSetupError(f"mkfs.ext4: {made.stderr.strip()}")
+    return ["-drive", "file=disk,format=raw,if=virtio,cache=unsafe"]
+
+
 def _bash(script: str, number: int) -> str:
     # The trap names the line that failed: errexit alone says nothing.
     trap = f"trap 'echo \"script {number}: line $((LINENO - 3)): exit status $?\" >&2' ERR"
     return f"#!/bin/bash\nset -eEuo pipefail\n{trap}\n{script}\n"
 
 
-def _wait(qemu: subprocess.Popen[bytes], run: Run, timeout_s: float) -> None:
+def _wait(qemu: subprocess.Popen[bytes], run: Run, start_s: float, timeout_s: float) -> None:
     try:
-        status = qemu.wait(timeout_s)
+        status = qemu.wait(max(0.0, start_s + timeout_s - time.monotonic()))
     except subprocess.TimeoutExpired:
         lost(run, f"still running after {timeout_s:g} s")
     if status != 0:

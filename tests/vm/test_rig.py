@@ -79,6 +79,15 @@ def test_script_goes_on_after_kexec(kernel: str) -> None:
 
 
 @pytest.mark.vm_full
+def test_after_a_reboot_the_disk_is_there_and_memory_is_not() -> None:
+    before = "id=/proc/sys/kernel/random/boot_id; cp $id /disk-note; echo gone >/dev/shm/note; cat $id"
+    after = "cat /disk-note /proc/sys/kernel/random/boot_id; ls /dev/shm"
+    result = run_in_vm(KERNEL, phases=[before, after], between="reboot", disk_mib=64)
+    (first,), (noted, second) = (phase.output.split() for phase in result.phases)
+    assert first == noted != second
+
+
+@pytest.mark.vm_full
 def test_failure_after_kexec_names_its_phase() -> None:
     with pytest.raises(VmTestFailed, match="phase 2") as caught:
         run_in_vm(KERNEL, phases=["true", "false"])
