@@ -24,14 +24,20 @@ def destroy(target: str, yes: bool, force: bool) -> None:
     process has mapped stays mapped and is given back when it ends.
     """
     host.require_root()
+    from guestmemfs_fuse.cli import remembered
     from guestmemfs_fuse.cli.claim import claimed
     from guestmemfs_fuse.cli.destroying import destroy_instance, forget_broken
     from guestmemfs_fuse.cli.sizes import size_text
-    from guestmemfs_fuse.core.errors import MetadataError, UsageError
+    from guestmemfs_fuse.core.errors import MetadataError, UnknownTargetError, UsageError
     from guestmemfs_fuse.metadata.instance import BrokenInstance, all_instances, find
 
     try:
         instance = find(target)
+    except UnknownTargetError:
+        if not (yes and remembered.forget(target)):
+            raise
+        result(f"instance {target} is forgotten; its memory went with an earlier boot")
+        return
     except MetadataError as problem:
         broken = [
             each for each in all_instances() if isinstance(each, BrokenInstance) and each.name == target
@@ -50,4 +56,5 @@ def destroy(target: str, yes: bool, force: bool) -> None:
         )
     with claimed(instance.paths.state_dir):
         destroy_instance(instance, force=force)
+    remembered.forget(instance.name)
     result(f"instance {instance.name} is gone, its memory given back")

@@ -31,6 +31,7 @@ def list_instances(as_json: bool) -> None:
     from guestmemfs_fuse.metadata.instance import all_instances
 
     rows = [_row(each) for each in all_instances()]
+    rows = sorted([*rows, *_forgotten({row["name"] for row in rows})], key=lambda row: str(row["name"]))
     if as_json:
         print_json(rows)
     elif rows:
@@ -75,6 +76,28 @@ def _row(each: Instance | BrokenInstance) -> dict[str, Any]:
         "state_dir": each.paths.state_dir,
         "advice": found.advice,
     }
+
+
+def _forgotten(known: set[str]) -> list[dict[str, Any]]:
+    """Units that nobody started since the host was booted: what they had is gone."""
+    from guestmemfs_fuse.cli import remembered
+    from guestmemfs_fuse.cli.sight import Condition
+    from guestmemfs_fuse.metadata.instance import current_boot_id, state_dir_of
+
+    empty = dict.fromkeys(("region", "daemon_pid", "holder_pid", "generation"))
+    return [
+        {
+            "name": name,
+            "state": "stopped",
+            "condition": Condition.LOST.value,
+            "mountpoint": note.mountpoint,
+            **empty,
+            "state_dir": state_dir_of(name),
+            "advice": f"its memory ({size_text(note.size_bytes)} {note.kind}) is gone since the host was "
+            f"booted: `systemctl start guestmemfs@{name}` starts empty, `destroy` forgets it",
+        }
+        for name, note in remembered.lost(known, current_boot_id())
+    ]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -46,6 +46,7 @@ def _report(found: Finding) -> dict[str, Any]:
     """The documented JSON object."""
     from guestmemfs_fuse.cli import daemons
     from guestmemfs_fuse.cli.sight import Condition
+    from guestmemfs_fuse.cli.wishes import REPLACES
     from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
 
     instance, words = found.instance, found.seen.last_words
@@ -58,6 +59,7 @@ def _report(found: Finding) -> dict[str, Any]:
     else:
         shown = _offline(found)
     shown["condition"] = found.condition.value
+    shown["replaces"] = instance.config.options.get(REPLACES)
     shown["state_dir"] = instance.paths.state_dir
     shown["last_words"] = str(words).rstrip() if words is not None else None
     shown["advice"] = found.advice
@@ -97,6 +99,7 @@ def _print(shown: dict[str, Any]) -> None:
         ),
         ("huge pages", _coverage(shown["huge"])),
         *_pool(region.get("hugetlb")),
+        *_replaces(shown["replaces"]),
     ):
         result(f"{label:<12}{text}")
     if shown["files"]:
@@ -125,6 +128,14 @@ def _pool(hugetlb: dict[str, Any] | None) -> list[tuple[str, str]]:
         pages = f"{pool['total']} pages of {size_text(hugetlb['page_bytes'])}"
         lines.append(("pool", f"{pages}, {pool['free']} free, {pool['reserved']} reserved; HVO {saves}"))
     return lines
+
+
+def _replaces(lost: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if lost is None:
+        return []
+    return [
+        ("began", f"empty: the {lost['kind']} region before it ({size_text(lost['size_bytes'])}) is gone")
+    ]
 
 
 def _writable(shown: dict[str, Any]) -> str:

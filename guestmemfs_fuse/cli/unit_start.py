@@ -6,17 +6,18 @@ daemon is killed. Called by `serve`; ends by becoming the daemon.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn
 
-from guestmemfs_fuse.cli import unit_config
+from guestmemfs_fuse.cli import remembered, unit_config
 from guestmemfs_fuse.cli.output import say
+from guestmemfs_fuse.cli.remembered import Remembered
 from guestmemfs_fuse.cli.sizes import size_text
-from guestmemfs_fuse.cli.wishes import Wishes
+from guestmemfs_fuse.cli.wishes import Replaced, Wishes
 from guestmemfs_fuse.handover import fdnames, fdstore, launch
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import InstanceConfig
@@ -30,7 +31,7 @@ def start_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
         _become(registry.state_dir_of(name))
     wishes = unit_config.read(path)
     os.makedirs(wishes.mountpoint, exist_ok=True)
-    _say_what_a_boot_cost(name, wishes, environ)
+    wishes = _remember(name, wishes, environ)
     from guestmemfs_fuse.cli.mounting import mount_instance
 
     mount_instance(wishes)
@@ -55,22 +56,23 @@ def _become(state_dir: str) -> NoReturn:
     os.execv(argv[0], argv)
 
 
-def _say_what_a_boot_cost(name: str, wishes: Wishes, environ: Mapping[str, str]) -> None:
-    """What lives in /run leaves no trace of an earlier boot; systemd's StateDirectory= keeps one."""
+def _remember(name: str, wishes: Wishes, environ: Mapping[str, str]) -> Wishes:
+    """Say what the last boot cost, which the new instance will tell too; remember what there is from now on."""
     directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if not directory:
-        return
-    path, boot_id = os.path.join(directory, name + ".json"), registry.current_boot_id()
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        with open(path, encoding="utf-8") as file:
-            last = json.load(file)
-        if last["boot_id"] != boot_id and last["kind"] != "dax":
-            what = f"the {last['kind']} region of instance {name} ({size_text(last['size_bytes'])})"
-            say(f"note: {what} was of an earlier boot and is gone: starting empty")
-    kept = {"boot_id": boot_id, "kind": wishes.kind or "tmpfs", "size_bytes": wishes.size_bytes}
+        return wishes
+    assert wishes.size_bytes is not None  # unit_config.read
+    boot_id = registry.current_boot_id()
+    last = remembered.read(directory, name)
+    if last is not None and last.is_lost(boot_id):
+        what = f"the {last.kind} region of instance {name} ({size_text(last.size_bytes)})"
+        say(f"note: {what} was of an earlier boot and is gone: starting empty")
+        wishes = replace(wishes, replaces=Replaced(last.kind, last.size_bytes))
+    now = Remembered(boot_id, wishes.kind or "tmpfs", wishes.size_bytes, wishes.mountpoint)
     try:
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            json.dump(kept, file)
-        os.rename(path + ".new", path)
+        remembered.write(directory, name, now)
     except OSError as error:
-        say(f"note: {path} cannot be written ({error.strerror}): the next boot will not say what it cost")
+        say(
+            f"note: {directory} cannot be written ({error.strerror}): the next boot will not say what it cost"
+        )
+    return wishes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UsageError
@@ -22,9 +22,24 @@ RESERVE = "reserve"
 """The key of InstanceConfig.options that says what --reserve did (region/hugetlb_reserve.py)."""
 
 
+REPLACES = "replaces"
+"""The key of InstanceConfig.options that says which lost region this one was begun in the place of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A region whose memory is gone."""
+
+    kind: str
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The options of `mount`; None is "not said". Paths as the user wrote them."""
+    """The options of `mount`; None is "not said". Paths as the user wrote them.
+
+    replaces is no option: what the new instance, if it is one, takes the place of.
+    """
 
     mountpoint: str
     size_bytes: int | None = None
@@ -37,6 +52,7 @@ class Wishes:
     foreground: bool = False
     reserve: bool = False
     huge: HugeWish | None = None
+    replaces: Replaced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +90,17 @@ def new_config(wishes: Wishes, name: str, mountpoint: str, dax_dir: str | None, 
         numa_node=wishes.numa_node,
         huge=wishes.huge or "prefer",
         dax_dir=dax_dir,
-        options={RESERVE: {"pages": 0, "floor": None}} if wishes.reserve else {},
+        options=_options(wishes),
     )
+
+
+def _options(wishes: Wishes) -> dict[str, object]:
+    options: dict[str, object] = {}
+    if wishes.reserve:
+        options[RESERVE] = {"pages": 0, "floor": None}
+    if wishes.replaces is not None:
+        options[REPLACES] = asdict(wishes.replaces)
+    return options
 
 
 def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
@@ -83,6 +108,7 @@ def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
 
     Another kind is another instance: then only what was said counts.
     """
+    wishes = replace(wishes, replaces=Replaced(stored.kind, stored.size_bytes))
     if wishes.kind not in (None, stored.kind):
         return replace(wishes, size_bytes=wishes.size_bytes or stored.size_bytes)
     has_huge = stored.kind in ("tmpfs", "memfd")

@@ -159,7 +159,7 @@ def _disk(run: Run, disk_mib: int) -> list[str]:
     """QEMU's arguments for a disk with an empty filesystem; it goes with the run's directory."""
     if not disk_mib:
         return []
-    command = ["mkfs.ext4", "-q", "-F", run.dir / "disk", f"{disk_mib}M"]
+    command = ["mkfs.ext4", "-q", "-F", str(run.dir / "disk"), f"{disk_mib}M"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise VmSetupError(f"mkfs.ext4: {made.stderr.strip()}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from guestmemfs_fuse.cli.wishes import Host, Wishes, made_anew, new_config, require_same
+from guestmemfs_fuse.cli.wishes import Host, Replaced, Wishes, made_anew, new_config, require_same
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UsageError
 from guestmemfs_fuse.metadata.instance import InstanceConfig
 from tests.unit.cli.fakes import MIB, a_config
@@ -90,11 +90,13 @@ def test_options_that_say_what_is_there_are_fine() -> None:
 def test_an_instance_made_anew_is_as_it_was_where_nothing_else_is_said() -> None:
     stored = a_config(kind="hugetlb", block_bytes=GIB, size_bytes=4 * GIB, numa_node=0)
     config = new_config(made_anew(stored, Wishes("/mnt/guests")), "guests", "/mnt/guests", None, HOST)
-    assert config == replace(stored, uuid_hex=config.uuid_hex, boot_id="boot", created_ns=7)
+    lost = {"replaces": {"kind": "hugetlb", "size_bytes": 4 * GIB}}
+    assert config == replace(stored, uuid_hex=config.uuid_hex, boot_id="boot", created_ns=7, options=lost)
     assert config.uuid_hex != stored.uuid_hex
 
 
 def test_an_instance_made_anew_as_another_kind_takes_over_the_size_only() -> None:
     stored = a_config(kind="hugetlb", block_bytes=GIB, size_bytes=4 * GIB, numa_node=0)
     again = made_anew(stored, Wishes("/mnt/guests", kind="tmpfs"))
-    assert again == Wishes("/mnt/guests", kind="tmpfs", size_bytes=4 * GIB)
+    lost = Replaced("hugetlb", 4 * GIB)
+    assert again == Wishes("/mnt/guests", kind="tmpfs", size_bytes=4 * GIB, replaces=lost)
