@@ -315,17 +315,18 @@ class Daemon:
         fds: Fds = {
             fdnames.FUSE: [self._connection.fd],
             fdnames.CONTROL: [self._listener.fileno()],
-            **self._preservation.handover_fds(),
         }
         # The watchdog is the main process's, whoever that is: no number of ours.
         env = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
         async with Successor.start(daemon_argv(self._paths.state_dir), fds, env) as successor:
             await successor.warm(_WARM_S)
             task_status.started(successor.pid)
+            await self._preservation.come_to_rest()
             word = await self._stop_serving()
             try:
                 # Only now: files, and with them descriptors, came and went while it got ready.
-                await successor.give(self._storage.region.handover_fds())
+                region_fds = self._storage.region.handover_fds()
+                await successor.give({**region_fds, **self._preservation.handover_fds()})
             except DaemonError as error:
                 log.error("%s", error.message)
                 self._go_on()
@@ -344,6 +345,7 @@ class Daemon:
             self._leave.set()
             return
         self._handing_over = False
+        self._preservation.go_on()
         self._engine.gate.open()
         self._relay.undrain()
 
@@ -360,6 +362,7 @@ class Daemon:
         """Afterwards nothing of ours may touch the instance. Raises DaemonError: the successor is dead."""
         self._background.cancel()
         self._storage.close(snapshot=False)
+        self._preservation.step_aside()
         self._notifier.main_pid(successor.pid)
         self._lock.release()
         successor.go(word)

@@ -7,15 +7,17 @@ The device is opened as late and closed as early as possible, since only one pro
 session's fd must stay open until the kexec: it lies in the fd store, and with us.
 
 Invariants: either everything is in the session or the session is closed and the instance is as it was;
-while a session is there nothing thaws the instance (the kernel has frozen the sizes of its files).
-Called by the daemon, for the operations `preserve` and `thaw`.
+while a session is there nothing thaws the instance (the kernel has frozen the sizes of its files); a daemon
+that hands over to its successor has come to rest here first, and begins nothing any more.
+Called by the daemon, for the operations `preserve` and `thaw`, and when it hands over.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -48,6 +50,7 @@ class Preservation:
         self._store = store
         self._session_fd: int | None = received[-1] if received else None
         self._kernel = kernel
+        self._changing = trio.Lock()
 
     @property
     def is_preserved(self) -> bool:
@@ -55,8 +58,35 @@ class Preservation:
         return self._session_fd is not None
 
     def handover_fds(self) -> dict[str, list[int]]:
-        """What a successor needs."""
+        """What a successor needs, once we are at rest: a copy given earlier would outlive an abort."""
         return {} if self._session_fd is None else {fdnames.LIVEUPDATE: [self._session_fd]}
+
+    async def come_to_rest(self) -> None:
+        """Wait for what is under way and refuse everything else, until `go_on` (same task)."""
+        await self._changing.acquire()
+
+    def go_on(self) -> None:
+        """The successor died: we are in charge again."""
+        self._changing.release()
+
+    def step_aside(self) -> None:
+        """The successor and the store have theirs: an abort must not wait for our end to take effect."""
+        session_fd, self._session_fd = self._session_fd, None
+        if session_fd is not None:
+            os.close(session_fd)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None, None]:
+        try:
+            self._changing.acquire_nowait()
+        except trio.WouldBlock:
+            raise InstanceBusyError(
+                f"instance {self._config.name} is being preserved, or restarted", hint="try again"
+            ) from None
+        try:
+            yield
+        finally:
+            self._changing.release()
 
     def require_thawable(self) -> None:
         """Raise InstanceBusyError while preserved."""
@@ -72,30 +102,32 @@ class Preservation:
         Raises UnsupportedError (no LUO, other kind, systemd keeps the fds), InstanceBusyError (preserved
         already), OSError when the kernel refuses a file; then everything is as it was.
         """
-        self._require_possible()
-        began_ns = trio.current_time()
-        was_frozen = engine.state.frozen
-        await engine.freeze()
-        try:
-            manifest = self._manifest(engine, files, thaw=not was_frozen)
-            await trio.to_thread.run_sync(self._fill_session, manifest, files)
-        except BaseException:
-            if not was_frozen:
-                engine.thaw()
-            raise
-        took_ms = (trio.current_time() - began_ns) * 1000
+        async with self._alone():
+            self._require_possible()
+            began_s = trio.current_time()
+            was_frozen = engine.state.frozen
+            await engine.freeze()
+            try:
+                manifest = self._manifest(engine, files, thaw=not was_frozen)
+                await trio.to_thread.run_sync(self._fill_session, manifest, files)
+            except BaseException:
+                if not was_frozen:
+                    engine.thaw()
+                raise
+            took_ms = (trio.current_time() - began_s) * 1000
         return {"session": luo.session_name(self._config.name), "files": len(files), "took_ms": took_ms}
 
     async def abort(self, engine: Engine) -> dict[str, object]:
         """Let go of the session and thaw. Raises UsageError when there is none."""
-        if self._session_fd is None:
-            raise UsageError(f"instance {self._config.name} is not preserved")
-        self._store.remove(fdnames.LIVEUPDATE)
-        await trio.to_thread.run_sync(self._store.barrier)
-        session_fd, self._session_fd = self._session_fd, None
-        # The last copy: the kernel lets go of every file now.
-        await trio.to_thread.run_sync(os.close, session_fd)
-        engine.thaw()
+        async with self._alone():
+            if self._session_fd is None:
+                raise UsageError(f"instance {self._config.name} is not preserved")
+            self._store.remove(fdnames.LIVEUPDATE)
+            await trio.to_thread.run_sync(self._store.barrier)
+            session_fd, self._session_fd = self._session_fd, None
+            # The last copy: the kernel lets go of every file now.
+            await trio.to_thread.run_sync(os.close, session_fd)
+            engine.thaw()
         return {"session": None}
 
     def _require_possible(self) -> None:
