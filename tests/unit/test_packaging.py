@@ -8,7 +8,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,7 +27,7 @@ WORST_EXPOSURE = 4.5
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DESTDIR with everything in it, as for a package."""
     destdir = tmp_path_factory.mktemp("stage")
-    run_stage("--destdir", str(destdir), "--prefix", "/usr")
+    run_stage("--destdir", str(destdir), "--prefix", "/usr", "--systemd-version", "254")
     return destdir
 
 
@@ -42,9 +45,8 @@ def test_systemd_finds_nothing_wrong_with_the_unit(staged: Path, tmp_path: Path)
     text = (staged / "lib/systemd/system" / UNIT).read_text()
     assert "ExecStart=/usr/bin/guestmemfs serve %i" in text
     text = text.replace("/usr/bin/guestmemfs", "/bin/true")
-    # The second is of systemd 254; older ones pass over it, and then keep less over a stop.
-    unknown = ("Documentation=", "FileDescriptorStorePreserve=")
-    (tmp_path / UNIT).write_text("".join(f"{x}\n" for x in text.splitlines() if not x.startswith(unknown)))
+    kept = [line for line in text.splitlines() if not line.startswith("Documentation=")]
+    (tmp_path / UNIT).write_text("\n".join(kept) + "\n")
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT)],
         capture_output=True,
@@ -71,9 +73,61 @@ def test_the_unit_is_confined_as_far_as_it_can_be(staged: Path) -> None:
     assert "Overall exposure level" in done.stdout
 
 
+def stage_module() -> ModuleType:
+    """scripts/stage, which has no suffix."""
+    loader = SourceFileLoader("stage", str(REPOSITORY / "scripts" / "stage"))
+    module = module_from_spec(spec_from_loader("stage", loader))  # type: ignore[arg-type]
+    loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n", 252),
+        ("systemd 254 (254.26-1~bpo12+1)\n", 254),
+        ("systemd 261~rc1\n", 261),
+        ("", 0),
+        ("systemctl: command not found\n", 0),
+    ],
+)
+def test_the_line_that_old_systemds_do_not_know_depends_on_what_systemctl_says(
+    tmp_path: Path, said: str, number: int
+) -> None:
+    """By scripts/stage, which understands it, and by the package's postinst, in which a shell does."""
+    assert stage_module().systemd_version(said) == number
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\n[ $1 = --version ] && cat {tmp_path}/said\n")
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DPKG_ROOT": f"{tmp_path}/root"}
+    link = tmp_path / "root/usr/lib/systemd/system/guestmemfs@.service.d/10-preserve.conf"
+    for script, is_there in (("postinst", number >= 254), ("postrm", False)):
+        argument = "configure" if script == "postinst" else "remove"
+        done = subprocess.run(
+            ["sh", REPOSITORY / "packaging" / script, argument], env=environ, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.path.lexists(link) is is_there and link.parent.exists() is is_there
+    if number >= stage_module().PRESERVES_SINCE:
+        assert (REPOSITORY / "systemd" / stage_module().DROP_IN).exists()
+
+
+def test_the_drop_in_is_linked_where_it_is_known(staged: Path) -> None:
+    drop_in = "guestmemfs@.service.d/10-preserve.conf"
+    unit = (staged / "lib/systemd/system" / UNIT).read_text()
+    assert "FileDescriptorStorePreserve" not in unit
+    link = staged / "lib/systemd/system" / drop_in
+    target = os.readlink(link)
+    assert (staged / target.lstrip("/")).read_text().endswith("FileDescriptorStorePreserve=yes\n")
+
+
 def test_every_line_of_the_unit_is_explained() -> None:
     explained = (REPOSITORY / "docs" / "systemd.md").read_text()
-    for line in (REPOSITORY / "systemd" / UNIT).read_text().splitlines():
+    lines = (REPOSITORY / "systemd" / UNIT).read_text() + (
+        REPOSITORY / "systemd/10-preserve.conf"
+    ).read_text()
+    for line in lines.splitlines():
         key = line.partition("=")[0]
         if "=" in line and not line.startswith("#") and key not in ("Description", "Documentation"):
             assert f"`{key}=" in explained, key
@@ -110,8 +164,9 @@ def test_what_is_installed_runs_without_the_checkout_and_goes_completely(tmp_pat
     for command in (["p/bin/guestmemfs", "doctor", "--help"], ["sbin/mount.guestmemfs", "-f", "a", "/b"]):
         subprocess.run([tmp_path / command[0], *command[1:]], check=True, capture_output=True, env=clean)
     for line in run_stage("--list", "--prefix", str(tmp_path / "p"), *dirs).splitlines():
-        assert os.path.lexists(line), line
-        subprocess.run(["rm", "-r", "--", line], check=True)
+        # Other systemds, other drop-ins.
+        assert os.path.lexists(line) or line.endswith(".service.d"), line
+        subprocess.run(["rm", "-rf", "--", line], check=True)
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
