@@ -24,7 +24,7 @@ def destroy(target: str, yes: bool, force: bool) -> None:
     process has mapped stays mapped and is given back when it ends.
     """
     host.require_root()
-    from guestmemfs_fuse.cli import remembered
+    from guestmemfs_fuse.cli import remembered, unit_state
     from guestmemfs_fuse.cli.claim import claimed
     from guestmemfs_fuse.cli.destroying import destroy_instance, forget_broken
     from guestmemfs_fuse.cli.sizes import size_text
@@ -56,5 +56,8 @@ def destroy(target: str, yes: bool, force: bool) -> None:
         )
     with claimed(instance.paths.state_dir):
         destroy_instance(instance, force=force)
+        if instance.config.kind == "memfd" and not unit_state.release_memory(instance.name):
+            unit = unit_state.unit_of(instance.name)
+            say(f"warning: systemd still keeps its memory: `systemctl clean --what=fdstore {unit}`")
     remembered.forget(instance.name)
     result(f"instance {instance.name} is gone, its memory given back")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from guestmemfs_fuse.cli import sight
+from guestmemfs_fuse.cli import sight, unit_state
 from guestmemfs_fuse.cli.claim import claimed_anew
 from guestmemfs_fuse.cli.mountpoint import require_free
 from guestmemfs_fuse.cli.output import say
@@ -25,7 +25,7 @@ from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.cli.wishes import Host, Wishes, made_anew, new_config, require_same
 from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, MetadataError, UsageError
-from guestmemfs_fuse.handover import fdnames, fdstore, launch
+from guestmemfs_fuse.handover import fdnames, fdstore, launch, pid_file
 from guestmemfs_fuse.linux import hugepages, mount
 from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 from guestmemfs_fuse.metadata import instance as registry
@@ -99,6 +99,8 @@ def _mount_again(where: Where, wishes: Wishes, host: Host) -> Instance | None:
             return None
         where = replace(where, paths=paths, stored=stored)
         instance = Instance(where.name, paths, stored)
+        if not wishes.foreground:
+            _require_not_with_systemd(instance)
         if sight.look(instance).has_region:
             require_same(stored, wishes, _dax_dir(wishes))
         if fdnames.FUSE not in _received(wishes):
@@ -213,6 +215,16 @@ def _clear_away(instance: Instance) -> None:
     if seen.mount is not None:
         say(f"note: {mountpoint} was a dead mount (its daemon and holder are gone): detached")
         mount.umount(mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+
+
+def _require_not_with_systemd(instance: Instance) -> None:
+    """Memory in the fd store of a stopped unit is given to nobody but that unit's daemon."""
+    if pid_file.owner(instance.paths.holder_pid) is None and sight.is_kept_by_systemd(instance):
+        unit = unit_state.unit_of(instance.name)
+        raise InstanceBusyError(
+            f"systemd keeps the memory of instance {instance.name} for {unit}",
+            hint=f"`systemctl start {unit}`",
+        )
 
 
 def _has_settled(seen: sight.Sight) -> bool:

@@ -68,7 +68,7 @@ def forget(name: str) -> bool:
 
 
 def lost(known: Collection[str], boot_id: str, directory: str | None = None) -> list[tuple[str, Remembered]]:
-    """Units, by name, that were not started in this boot and whose memory is gone; known: those that exist."""
+    """Units, by name, not started in this boot, whose memory is gone. known: instances that exist."""
     if directory is None:
         if run_dir() != DEFAULT_RUN_DIR:
             return []  # a registry of somebody's own has nothing to do with this host's units

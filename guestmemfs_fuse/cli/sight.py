@@ -72,11 +72,12 @@ def look(instance: Instance) -> Sight:
     mount, has_daemon = our_mount(instance.config.mountpoint), is_locked(paths.lock)
     holder_pid = pid_file.owner(paths.holder_pid)
     is_abandoned = mount is not None and not has_daemon and holder_pid is None
+    has_region = mount is not None or has_daemon or region_is_there(instance.config, paths)
     return Sight(
         mount=mount,
         has_daemon=has_daemon,
         holder_pid=holder_pid,
-        has_region=mount is not None or has_daemon or region_is_there(instance.config, paths),
+        has_region=has_region or is_kept_by_systemd(instance),
         last_words=read_last_words(paths.last_words),
         unit_waits=is_abandoned and unit_state.will_come_back(instance.name),
     )
@@ -91,6 +92,11 @@ def region_is_there(
     if config.kind == "memfd" and pid_file.owner(paths.holder_pid) is not None:
         return True  # the descriptors are with the holder, which lives for nothing else
     return choose.region_is_there(config, paths, received)
+
+
+def is_kept_by_systemd(instance: Instance) -> bool:
+    """Whether a memfd region without daemon and holder is in the fd store of its stopped unit."""
+    return instance.config.kind == "memfd" and unit_state.keeps_memory(instance.name)
 
 
 def our_mount(mountpoint: str) -> mountinfo.MountEntry | None:

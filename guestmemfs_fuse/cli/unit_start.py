@@ -57,18 +57,19 @@ def _become(state_dir: str) -> NoReturn:
 
 
 def _remember(name: str, wishes: Wishes, environ: Mapping[str, str]) -> Wishes:
-    """Say what the last boot cost, which the new instance will tell too; remember what there is from now on."""
+    """Say what the last boot cost, which the new instance will tell too; note what there is from now on."""
     directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if not directory:
         return wishes
-    assert wishes.size_bytes is not None  # unit_config.read
+    size_bytes = wishes.size_bytes
+    assert size_bytes is not None  # unit_config.read
     boot_id = registry.current_boot_id()
     last = remembered.read(directory, name)
     if last is not None and last.is_lost(boot_id):
         what = f"the {last.kind} region of instance {name} ({size_text(last.size_bytes)})"
         say(f"note: {what} was of an earlier boot and is gone: starting empty")
         wishes = replace(wishes, replaces=Replaced(last.kind, last.size_bytes))
-    now = Remembered(boot_id, wishes.kind or "tmpfs", wishes.size_bytes, wishes.mountpoint)
+    now = Remembered(boot_id, wishes.kind or "tmpfs", size_bytes, wishes.mountpoint)
     try:
         remembered.write(directory, name, now)
     except OSError as error:

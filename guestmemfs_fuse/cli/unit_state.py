@@ -1,31 +1,68 @@
-"""Whether systemd is about to start an instance's next daemon.
+"""What systemd has to do with an instance: whether it starts the next daemon, and what its fd store keeps.
 
-Asked only where a mount stands without daemon and holder: then it is either dead, or its unit is between
-two daemons (systemd keeps the connection) and nobody may take the mount away. Called by sight.
+Asked only where there is neither daemon nor holder. A mount is then either dead, or its unit is between two
+daemons (systemd keeps the connection) and nobody may take the mount away. A memfd region is gone, or in the
+store of a unit that was stopped (FileDescriptorStorePreserve=, systemd 254). Called by sight, mount, destroy.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 SYSTEMD = "/run/systemd/system"
 """There while systemd is PID 1 (sd_booted(3))."""
 _ASK_S = 5.0
+_POLL_S = 0.1
 
 
 def will_come_back(name: str) -> bool:
     """Whether guestmemfs@NAME.service is being started or started again."""
+    return is_between_daemons(_property(name, "ActiveState"))
+
+
+def keeps_memory(name: str) -> bool:
+    """Whether the fd store of guestmemfs@NAME.service holds something: with no daemon, that is a region."""
+    stored = _property(name, "NFileDescriptorStore")
+    return stored.isdecimal() and int(stored) > 0
+
+
+def release_memory(name: str) -> bool:
+    """Have systemd close what it keeps for the stopped unit; whether nothing is left."""
+    deadline_s = time.monotonic() + _ASK_S
+    while keeps_memory(name):
+        # Refused while the unit is still on its way from its daemon's end to "inactive".
+        _systemctl("clean", "--what=fdstore", unit_of(name))
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def unit_of(name: str) -> str:
+    """The unit that serves an instance of that name."""
+    return f"guestmemfs@{name}.service"
+
+
+def _property(name: str, wanted: str) -> str:
     if not os.path.isdir(SYSTEMD) or "+" in name:
-        return False
-    command = ["systemctl", "show", "--property=ActiveState", "--value", f"guestmemfs@{name}.service"]
+        return ""
+    return _systemctl("show", f"--property={wanted}", "--value", unit_of(name)).strip()
+
+
+def _systemctl(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_S, stdin=subprocess.DEVNULL
+            ["systemctl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_ASK_S,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return is_between_daemons(done.stdout.strip())
+        return ""
+    return done.stdout
 
 
 def is_between_daemons(active_state: str) -> bool:

@@ -26,7 +26,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         return subprocess.CompletedProcess(command, 0, asked["answer"], "")
 
     monkeypatch.setattr(unit_state, "SYSTEMD", str(tmp_path))
-    monkeypatch.setattr(unit_state.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return asked
 
 
@@ -51,6 +51,41 @@ def test_without_systemd_nobody_is_asked(systemd: dict[str, Any], monkeypatch: p
 def test_a_systemctl_that_fails_promises_nothing(systemd: dict[str, Any], answer: Exception) -> None:
     systemd["answer"] = answer
     assert not unit_state.will_come_back("guests")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"), [("3\n", True), ("0\n", False), ("", False), ("[not set]", False)]
+)
+def test_a_region_may_be_in_the_store_of_a_stopped_unit(
+    systemd: dict[str, Any], answer: str, kept: bool
+) -> None:
+    systemd["answer"] = answer
+    assert unit_state.keeps_memory("guests") is kept
+
+
+def test_kept_memory_is_released_by_systemd_once_the_unit_is_inactive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> object:
+        asked.append(command[1:])
+        cleaned = sum(words[0] == "clean" for words in asked)
+        return subprocess.CompletedProcess(command, 0, "2\n" if cleaned < 2 else "0\n", "")
+
+    monkeypatch.setattr(unit_state, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr(unit_state, "_POLL_S", 0)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert unit_state.release_memory("guests")
+    assert asked[1] == ["clean", "--what=fdstore", "guestmemfs@guests.service"]
+
+
+def test_memory_that_systemd_does_not_let_go_of_is_said(
+    systemd: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_state, "_ASK_S", 0)
+    systemd["answer"] = "1\n"
+    assert not unit_state.release_memory("guests")
 
 
 def test_a_mount_that_a_unit_will_serve_again_is_not_dead() -> None:
