@@ -46,6 +46,9 @@ def destroy(target: str, yes: bool, force: bool) -> None:
             problem.hint = f"{problem.hint}; `guestmemfs destroy {target} --yes --force` removes what is left"
             raise
         say(f"note: {problem.message}")
+        from guestmemfs_fuse.cli import retrieving
+
+        retrieving.give_up(broken[0].paths)
         forget_broken(broken[0])
         result(f"instance {target} is gone")
         return

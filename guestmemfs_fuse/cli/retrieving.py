@@ -7,16 +7,19 @@ the first moment, whatever happens to this command.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 from guestmemfs_fuse.cli.claim import claimed_anew
-from guestmemfs_fuse.core.errors import UnknownTargetError
+from guestmemfs_fuse.core.errors import DaemonError, UnknownTargetError
 from guestmemfs_fuse.handover import launch
 from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 from guestmemfs_fuse.metadata import instance as registry
+from guestmemfs_fuse.metadata.instance import Paths
 
 _TIMEOUT_S = 600.0
 """Making the pages of a large region huge again takes its time."""
+_END_S = 10.0
 
 
 def retrieve_instance(name: str, state_dir: str | None = None) -> bool:
@@ -36,3 +39,16 @@ def retrieve_instance(name: str, state_dir: str | None = None) -> bool:
                 registry.forget(name)
             return False
     return True
+
+
+def give_up(paths: Paths) -> None:
+    """Have what a retrieval that never ended well left behind let go of: session, files and metadata.
+
+    Does nothing for an instance that is (or was) whole. Raises DaemonError when the holder does not end.
+    """
+    if os.path.exists(paths.config) or launch.holder_pid(paths.state_dir) is None:
+        return
+    launch.drop_kept(paths.state_dir)
+    if not launch.wait_holder_gone(paths.state_dir, _END_S):
+        raise DaemonError(f"the holder in {paths.state_dir} does not end")
+    shutil.rmtree(paths.metadata, ignore_errors=True)

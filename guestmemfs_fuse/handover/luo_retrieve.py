@@ -23,6 +23,7 @@ from uuid import UUID
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import (
+    DaemonError,
     ForeignMetadataError,
     GuestmemfsError,
     InstanceBusyError,
@@ -165,10 +166,21 @@ class Retrieval:
         for number in manifest.file_sizes:
             ino = Ino(number)
             if ino not in found:
-                found[ino] = self._kernel.retrieve_fd(session_fd, number)
+                found[ino] = self._retrieve_file(session_fd, ino)
                 memfd.store_file(self._store, ino, found[ino])
             luo.check_file(manifest, number, os.fstat(found[ino]).st_size)
         return found
+
+    def _retrieve_file(self, session_fd: int, ino: Ino) -> int:
+        try:
+            return self._kernel.retrieve_fd(session_fd, ino)
+        except OSError as error:
+            # The kernel tries once and remembers (luo_retrieve_file()), but what else there is stays.
+            raise DaemonError(
+                f"the kernel does not give back the file of inode {ino}: {error.strerror}",
+                hint=f"everything else is kept; `guestmemfs liveupdate retrieve {self._name}` tries again, "
+                f"`guestmemfs destroy {self._name} --yes --force` gives all of it up",
+            ) from error
 
     def _make_huge(self, ino: Ino, fd: int) -> None:
         try:

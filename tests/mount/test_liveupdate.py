@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ import pytest
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import GuestmemfsError, InstanceBusyError
 from tests.cli import Guestmemfs, Instance
+from tests.guest.measure import checksum, write_pattern
 from tests.guest.rig import wait_until
 from tests.mount.load_crew import serving_pid
 
@@ -45,10 +48,14 @@ class Luo:
         poll.register(self._reader, 0)
         return bool(poll.poll(0))
 
+    def preserved(self) -> list[Path]:
+        """Copies of the files in the session."""
+        return list((self.directory / "outgoing").glob("[0-9]*"))
+
     @contextmanager
-    def there(self, name: str) -> Iterator[None]:
-        """`slow` or `cold`, see the fake."""
-        (self.directory / name).touch()
+    def there(self, name: str, text: str = "") -> Iterator[None]:
+        """`slow`, `cold` or `broken`, see the fake."""
+        (self.directory / name).write_text(text)
         try:
             yield
         finally:
@@ -113,7 +120,7 @@ def restarting(instance: Instance, luo: Luo, aside: ThreadPoolExecutor) -> Itera
 
 def test_a_session_outlives_the_daemon_and_its_replacement(memfd: Instance, luo: Luo) -> None:
     memfd.cli.run("liveupdate", "preserve", memfd.name)
-    assert len((luo.directory / "preserved").read_text().split()) == 2  # manifest and ram
+    assert len(luo.preserved()) == 2  # manifest and ram
     os.kill(memfd.daemon_pid, signal.SIGKILL)
     assert change_fails(memfd)
     memfd.cli.run("restart", memfd.name)
@@ -153,7 +160,7 @@ def test_a_hand_over_waits_for_what_is_being_preserved(
     pid = memfd.daemon_pid
     with luo.there("slow"):
         preserved: Future[Any] = aside.submit(ask, memfd, "preserve", abort=False)
-        soon(lambda: (luo.directory / "preserved").exists())
+        soon(lambda: bool(luo.preserved()))
         assert ask(memfd, "restart")["successor_pid"] != pid
         with pytest.raises(InstanceBusyError):
             ask(memfd, "preserve", abort=True)
@@ -179,3 +186,72 @@ def test_what_cannot_be_preserved_says_why(guestmemfs: Guestmemfs, luo: Luo) -> 
     with pytest.raises(GuestmemfsError, match="tmpfs"):
         ask(tmpfs, "preserve", abort=False)
     assert tmpfs.status()["state"] == "serving"
+
+
+# -- after the kexec ---------------------------------------------------------------------------------------
+
+
+def kexec(instance: Instance, luo: Luo) -> None:
+    """What is left of an instance after a kexec: nothing but what is in its session."""
+    status = instance.status()
+    for pid in (status["holder_pid"], status["daemon_pid"]):
+        os.kill(pid, signal.SIGKILL)
+    soon(lambda: luo.is_closed)
+    subprocess.run(["umount", "-l", instance.mountpoint], check=True)
+    shutil.rmtree(instance.state_dir)
+    (luo.directory / "outgoing").rename(luo.directory / "incoming")
+
+
+@pytest.fixture
+def through(memfd: Instance, luo: Luo) -> Instance:
+    """An instance that was preserved, in the next kernel."""
+    os.chmod(memfd.mountpoint / "ram", 0o640)
+    pattern = write_pattern(memfd.mountpoint / "pattern", 6)
+    (luo.directory / "checksum").write_text(pattern)
+    memfd.cli.run("pin", memfd.mountpoint / "pattern")
+    ask(memfd, "preserve", abort=False)
+    kexec(memfd, luo)
+    return memfd
+
+
+def assert_all_there(instance: Instance, luo: Luo) -> None:
+    instance.remount()
+    assert checksum(instance.mountpoint / "pattern") == (luo.directory / "checksum").read_text()
+    ram = (instance.mountpoint / "ram").stat()
+    assert (ram.st_mode & 0o7777, ram.st_size, ram.st_blocks * 512) == (0o640, 4 << 20, 4 << 20)
+    status = instance.status()
+    assert status["state"] == "serving" and status["region"]["used_bytes"] == 10 << 20
+    assert instance.cli.run("fsck", instance.name).returncode == 0
+    assert luo.is_closed and not (luo.directory / "incoming").exists()
+
+
+def test_mount_brings_everything_back(through: Instance, luo: Luo) -> None:
+    assert_all_there(through, luo)
+    with pytest.raises(OSError, match="busy"):
+        (through.mountpoint / "pattern").unlink()
+
+
+def test_retrieve_brings_it_back_unmounted(through: Instance, luo: Luo) -> None:
+    through.cli.run("liveupdate", "retrieve", through.name)
+    assert through.status()["state"] == "stopped"
+    again = through.cli.run("liveupdate", "retrieve", through.name, check=False)
+    assert again.returncode != 0 and "no live update session" in again.stderr
+    assert_all_there(through, luo)
+
+
+def test_a_file_that_cannot_be_retrieved_now_holds_the_session_open(through: Instance, luo: Luo) -> None:
+    with luo.there("broken", "2 3"):
+        for _ in range(2):
+            done = through.cli.run("mount", through.mountpoint, "--name", through.name, check=False)
+            assert done.returncode != 0 and "Cannot allocate memory" in done.stderr, done.stderr
+            assert not luo.is_closed and (luo.directory / "incoming").exists()
+    assert_all_there(through, luo)
+
+
+def test_what_will_never_be_retrieved_can_be_given_up(through: Instance, luo: Luo) -> None:
+    with luo.there("broken", "2"):
+        done = through.cli.run("mount", through.mountpoint, "--name", through.name, check=False)
+    assert "destroy mem --yes --force" in done.stderr, "how to give it up is said"
+    assert "broken" in through.cli.run("list").stdout
+    through.cli.run("destroy", through.name, "--yes", "--force")
+    soon(lambda: luo.is_closed)
