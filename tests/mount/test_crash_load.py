@@ -50,7 +50,8 @@ def assert_nothing_leaks(instance: Instance) -> None:
         shutil.rmtree(each)
     deadline = time.monotonic() + 20
     while (status := instance.status())["region"]["used_bytes"] or status["counters"]["orphans"]:
-        assert time.monotonic() < deadline, status
+        assert time.monotonic() < deadline, json.dumps(status)
+        time.sleep(0.1)
     assert status["files"] == []
 
 

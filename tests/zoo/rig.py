@@ -149,13 +149,18 @@ class FakeMount:
         )
 
     def start(self, *command: object, options: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Start a command redirected; the caller ends it."""
+        """Start a command redirected; the caller ends it.
+
+        In a process group of its own: where the suite runs in the background of a shell that has ended, its
+        own group is an orphaned one, and POSIX lets SIGTSTP do nothing there.
+        """
         return subprocess.Popen(
             self.command(options, *command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,
         )
 
 
