@@ -38,6 +38,7 @@ ENTRIES = (
     Entry("metrics", "metrics:metrics", "Print figures for Prometheus."),
     Entry("debug-dump", "debug_dump:debug_dump", "Collect what a bug report needs."),
     Entry("completion", "completion:completion", "Print a shell's completion script."),
+    Entry("bench", "bench:bench", "Measure this host, beside the alternatives."),
     Entry("doctor", "doctor:doctor", "Probe this host: what works, what does not."),
 )
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 # From the roof down. A room may use rooms of lower floors; rooms on one floor do not know each other.
 FLOORS = (
     {"cli"},
+    {"bench"},
     {"daemon"},
     {"vm", "redirect"},
     {"fuse"},

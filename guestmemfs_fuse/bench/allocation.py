@@ -1,0 +1,144 @@
+"""Area 6, allocation: truncate to some GiB beside fallocate on the same tmpfs, and others meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from guestmemfs_fuse.bench.area import Collector
+from guestmemfs_fuse.bench.measure import Figures, interleave
+from guestmemfs_fuse.bench.results import OURS, Area, Target
+from guestmemfs_fuse.bench.rig import SPARE_BYTES, Bench, Instance, cpus, fits
+from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
+from guestmemfs_fuse.core.errors import GuestmemfsError
+
+DIRECT = "fallocate, same tmpfs"
+HUGETLB = "fallocate, hugetlbfs"
+IDLE = "nothing else going on"
+AS_FALLOCATE = Target("within 5% of fallocate", 1.05, "ratio")
+
+_MOST_ROUNDS_BYTES = 64 * GIB
+"""How much is allocated per contender and size at most: huge sizes get fewer rounds."""
+
+
+def measure(bench: Bench, scale: Scale) -> Area:
+    """Run the area."""
+    out = Collector("allocation", "Allocation", bench.say, x_name="size", x_unit="B")
+    out.note(
+        "Allocating does not zero on tmpfs; the first touch does, so it is measured with it as well. "
+        "hugetlbfs zeroes in fallocate, and its pool was filled before."
+    )
+    sizes = [size for size in scale.allocation_bytes if fits(size)]
+    for size in scale.allocation_bytes:
+        if size not in sizes:
+            out.leave_out(f"{_named(size)}: more than the {SPARE_BYTES / GIB:g} GiB to spare would be taken")
+    if sizes:
+        ours = bench.instance("allocation", max(sizes) + 64 * MIB)
+        try:
+            for size in sizes:
+                _compare(bench, scale, ours, size, out)
+            _meanwhile(bench, scale, ours, min(sizes), out)
+        finally:
+            ours.destroy()
+    return out.area()
+
+
+def _named(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:g} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:g} MiB"
+
+
+def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: Collector) -> None:
+    rounds = max(1, min(scale.rounds, _MOST_ROUNDS_BYTES // size_bytes))
+    touches = size_bytes * rounds <= _MOST_ROUNDS_BYTES / 2 or scale.name == "full"
+    with ExitStack() as stack:
+        paths = {OURS: ours.mountpoint / "file", DIRECT: ours.region_path / "bench"}
+        try:
+            if not fits(2 * size_bytes):
+                raise GuestmemfsError("its pool would not fit beside the file")
+            paths[HUGETLB] = stack.enter_context(bench.hugetlbfs("huge-alloc", size_bytes)) / "file"
+        except GuestmemfsError as error:
+            out.leave_out(f"{HUGETLB}, {_named(size_bytes)}: {error}")
+        calls = {name: _truncate if name == OURS else _fallocate for name in paths}
+        turns = {
+            name: partial(_once, bench, path, size_bytes, calls[name], touches)
+            for name, path in paths.items()
+        }
+        progress = out.progress(f"allocating {_named(size_bytes)}")
+        samples = interleave(rounds, turns, progress=progress, warmup=1 if rounds > 1 else 0)
+    rows = {"allocate": "allocate", "touch": "allocate and touch"}
+    for metric, title in rows.items():
+        if metric in samples:
+            out.row(
+                metric,
+                f"{title} {_named(size_bytes)}",
+                "ns",
+                samples[metric],
+                control=DIRECT,
+                x=size_bytes,
+                target=AS_FALLOCATE,
+            )
+
+
+def _truncate(fd: int, size_bytes: int) -> None:
+    os.ftruncate(fd, size_bytes)
+
+
+def _fallocate(fd: int, size_bytes: int) -> None:
+    os.posix_fallocate(fd, 0, size_bytes)
+
+
+def _once(
+    bench: Bench, path: Path, size_bytes: int, call: Callable[[int, int], None], touches: bool
+) -> Figures:
+    with _file(path) as fd:
+        began_ns = time.perf_counter_ns()
+        call(fd, size_bytes)
+        took_ns = float(time.perf_counter_ns() - began_ns)
+        figures = {"allocate": took_ns}
+        if touches:
+            populated = bench.run("memory", "populate", path, size_bytes, max(2, cpus()), 1)
+            figures["touch"] = took_ns + populated["populate_ns"]
+    return figures
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.unlink(path)
+        os.close(fd)
+
+
+def _meanwhile(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: Collector) -> None:
+    """What other callers wait for while somebody allocates without a pause."""
+    other = ours.mountpoint / "other"
+    other.touch()
+
+    def idle() -> Figures:
+        with bench.watching(other) as found:
+            time.sleep(scale.allocation_watch_s)
+        return found
+
+    def busy() -> Figures:
+        with bench.watching(other) as found:
+            end = time.monotonic() + scale.allocation_watch_s
+            while time.monotonic() < end:
+                with _file(ours.mountpoint / "file") as fd:
+                    os.ftruncate(fd, size_bytes)
+        return found
+
+    rounds = min(scale.rounds, 3)
+    samples = interleave(
+        rounds, {OURS: busy, IDLE: idle}, warmup=0, progress=out.progress("others meanwhile")
+    )
+    other.unlink()
+    what = f"stat of another file while {_named(size_bytes)} are allocated again and again"
+    for metric in ("median", "p99", "longest"):
+        out.row(f"meanwhile_{metric}", f"{what}, {metric}", "ns", samples[f"{metric}_ns"], control=IDLE)

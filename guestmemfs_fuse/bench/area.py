@@ -1,0 +1,78 @@
+"""Collects what one area found out; tells what is going on meanwhile. Called by the areas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from guestmemfs_fuse.bench.measure import Better
+from guestmemfs_fuse.bench.results import Area, Row, Target, Unit, row
+
+
+class Collector:
+    """Rows, notes and what was left out, in the order they came."""
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        say: Callable[[str], None],
+        *,
+        x_name: str | None = None,
+        x_unit: Literal["files", "B"] | None = None,
+    ) -> None:
+        """x_name, x_unit: what rows with an x lie along."""
+        self._name, self._title, self._say = name, title, say
+        self._x_name, self._x_unit = x_name, x_unit
+        self._rows: list[Row] = []
+        self._notes: list[str] = []
+        self._left_out: list[str] = []
+        self._began_s = time.monotonic()
+
+    def row(
+        self,
+        metric: str,
+        title: str,
+        unit: Unit,
+        samples: Mapping[str, Sequence[float]],
+        *,
+        control: str | None = None,
+        better: Better = "less",
+        x: float | None = None,
+        target: Target | None = None,
+    ) -> None:
+        """See results.row; a metric nobody measured makes no row."""
+        if any(samples.values()):
+            made = row(metric, title, unit, samples, control=control, better=better, x=x, target=target)
+            self._rows.append(made)
+
+    def note(self, text: str) -> None:
+        """What a reader must know to read the figures."""
+        self._notes.append(text)
+
+    def leave_out(self, text: str) -> None:
+        """What was not measured, and why."""
+        self._left_out.append(text)
+        self._say(f"{self._name}: left out: {text}")
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """For measure.interleave."""
+
+        def tell(done: int, of: int) -> None:
+            self._say(f"{self._name}: {what}, round {done} of {of}")
+
+        return tell
+
+    def area(self) -> Area:
+        """Everything so far."""
+        return Area(
+            self._name,
+            self._title,
+            tuple(self._rows),
+            tuple(self._notes),
+            tuple(self._left_out),
+            self._x_name,
+            self._x_unit,
+            time.monotonic() - self._began_s,
+        )

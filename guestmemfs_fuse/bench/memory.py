@@ -1,0 +1,177 @@
+"""Area 1, the memory path: a file of ours, mapped through the mount, beside what else a VMM could map.
+
+The control is the backing file itself, opened in the region's tmpfs: the very same pages without the
+filesystem in between, so whatever differs is the filesystem's doing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from guestmemfs_fuse.bench.area import Collector
+from guestmemfs_fuse.bench.measure import Better, Figures, Samples, interleave
+from guestmemfs_fuse.bench.results import OURS, Area, Target, Unit
+from guestmemfs_fuse.bench.rig import HUGE_PAGE_BYTES, Bench, Instance, cpus, fits
+from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
+from guestmemfs_fuse.core.errors import GuestmemfsError
+
+DIRECT = "tmpfs file, directly"
+HUGETLB = "hugetlbfs"
+SMALL = "tmpfs, 4K pages"
+SMALL_PAGE_BYTES = 4096
+
+AS_DIRECT = Target("within 2% of the tmpfs file", 1.02, "ratio")
+ALL_HUGE = Target("no 4K page anywhere", 1.0, "figure", at_least=True)
+
+_MMAP_REPEATS = 300
+_FAULT_REPEATS = 10
+_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """fresh: makes a new file of that many bytes that nobody has touched; its path to map, and to remove."""
+
+    name: str
+    page_bytes: int
+    fresh: Callable[[int], tuple[Path, Path]]
+
+
+def measure(bench: Bench, scale: Scale) -> Area:
+    """Run the area."""
+    out = Collector("memory", "Memory path", bench.say, x_name="file", x_unit="B")
+    out.note(
+        "The control is the backing file itself, opened in the region's tmpfs: the same pages without the "
+        "filesystem. mmap is timed as a VMM does it, over a reserved and aligned range."
+    )
+    out.note(
+        "First touch populates a file whose memory was allocated before (truncate, fallocate): zeroing and "
+        "mapping. hugetlbfs zeroes in fallocate, so there the file is only extended before it is touched."
+    )
+    with _contenders(bench, max(scale.memory_bytes, *scale.random_bytes), out) as contenders:
+        _small_operations(bench, scale, contenders, out)
+        for size_bytes in scale.random_bytes:
+            _random(bench, scale, contenders, size_bytes, out)
+    return out.area()
+
+
+@contextmanager
+def _contenders(bench: Bench, most_bytes: int, out: Collector) -> Iterator[list[Contender]]:
+    room_bytes = most_bytes + 64 * MIB
+    with ExitStack() as stack:
+        ours = bench.instance("memory", room_bytes)
+        stack.callback(ours.destroy)
+        small_path = bench.tmpfs("small", f"size={room_bytes},huge=never")
+        stack.callback(bench.umount, small_path)
+        found = [
+            Contender(OURS, HUGE_PAGE_BYTES, lambda size: _on_mount(ours, size, directly=False)),
+            Contender(DIRECT, HUGE_PAGE_BYTES, lambda size: _on_mount(ours, size, directly=True)),
+            Contender(SMALL, SMALL_PAGE_BYTES, lambda size: _allocated(small_path / "file", size)),
+        ]
+        try:
+            huge_path = stack.enter_context(bench.hugetlbfs("huge", most_bytes))
+            found.append(
+                Contender(HUGETLB, HUGE_PAGE_BYTES, lambda size: _extended(huge_path / "file", size))
+            )
+        except GuestmemfsError as error:
+            out.leave_out(f"{HUGETLB}: {error}")
+        yield found
+
+
+def _on_mount(ours: Instance, size_bytes: int, *, directly: bool) -> tuple[Path, Path]:
+    path = ours.mountpoint / "file"
+    _extended(path, size_bytes)
+    return (ours.backing_path(path) if directly else path), path
+
+
+def _extended(path: Path, size_bytes: int) -> tuple[Path, Path]:
+    with open(path, "xb") as file:
+        os.ftruncate(file.fileno(), size_bytes)
+    return path, path
+
+
+def _allocated(path: Path, size_bytes: int) -> tuple[Path, Path]:
+    with open(path, "xb") as file:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+    return path, path
+
+
+# -- what is measured ------------------------------------------------------------------------------------
+
+
+def _small_operations(bench: Bench, scale: Scale, contenders: list[Contender], out: Collector) -> None:
+    size_bytes, gibibytes = scale.memory_bytes, scale.memory_bytes / GIB
+    many = max(2, cpus())
+
+    def one(contender: Contender) -> Figures:
+        def tool(op: str, path: Path, threads: int, repeat: int) -> dict[str, float]:
+            page = {"BENCH_PAGE_BYTES": str(contender.page_bytes)}
+            return bench.run("memory", op, path, size_bytes, threads, repeat, **page)
+
+        figures: dict[str, float] = {}
+        for name, threads in (("first_touch", 1), ("first_touch_parallel", many)):
+            path, remove = contender.fresh(size_bytes)
+            figures[name] = tool("populate", path, threads, 1)["populate_ns"] / gibibytes
+            if threads == many:
+                figures |= tool("mmap", path, 1, _MMAP_REPEATS)
+                figures["repopulate"] = tool("repopulate", path, 1, _PASSES)["repopulate_ns"] / gibibytes
+                figures["faults"] = tool("faults", path, 1, _FAULT_REPEATS)["faults_per_s"]
+                figures["faults_parallel"] = tool("faults", path, many, _FAULT_REPEATS)["faults_per_s"]
+                figures |= tool("read", path, 1, _PASSES) | tool("write", path, 1, _PASSES)
+                figures |= tool("coverage", path, 1, 1)
+            os.unlink(remove)
+        return figures
+
+    samples = _interleaved(scale, contenders, one, out, "memory operations")
+    titles: list[tuple[str, str, Unit, bool]] = [
+        ("mmap_ns", "mmap of the whole file", "ns", False),
+        ("munmap_ns", "munmap of the whole file, untouched", "ns", False),
+        ("first_touch", "first touch (populate), per GiB", "ns", False),
+        ("first_touch_parallel", f"first touch from {many} threads, per GiB", "ns", False),
+        ("repopulate", "populate a new mapping of memory in use, per GiB", "ns", False),
+        ("faults", "page faults of one thread", "1/s", True),
+        ("faults_parallel", f"page faults of {many} threads", "1/s", True),
+        ("read_bytes_per_s", "sequential read", "B/s", True),
+        ("write_bytes_per_s", "sequential write", "B/s", True),
+    ]
+    for metric, title, unit, more in titles:
+        better: Better = "more" if more else "less"
+        out.row(metric, title, unit, samples[metric], control=DIRECT, better=better, target=AS_DIRECT)
+    out.row(
+        "huge_fraction", "in huge pages", "fraction", samples["huge_fraction"], better="more", target=ALL_HUGE
+    )
+
+
+def _random(bench: Bench, scale: Scale, contenders: list[Contender], size_bytes: int, out: Collector) -> None:
+    """Files stay for all rounds; ours and the control are one file, so 3 of them take memory."""
+    if not fits(size_bytes * (2 if len(contenders) > 3 else 3)):
+        out.leave_out(f"random access over {size_bytes / GIB:g} GiB: not enough free memory")
+        return
+    with ExitStack() as stack:
+        paths: dict[str, Path] = {}
+        for contender in contenders:
+            if contender.name == DIRECT:
+                continue
+            paths[contender.name], remove = contender.fresh(size_bytes)
+            stack.callback(os.unlink, remove)
+        ours = Instance(bench, "memory", paths[OURS].parent)
+        paths[DIRECT] = ours.backing_path(paths[OURS])
+
+        def one(contender: Contender) -> Figures:
+            return bench.run("memory", "random", paths[contender.name], size_bytes, 1, 1)
+
+        samples = _interleaved(scale, contenders, one, out, f"random access over {size_bytes / GIB:g} GiB")
+    title = f"random 8-byte access over {size_bytes / GIB:g} GiB"
+    out.row("random_ns", title, "ns", samples["random_ns"], control=DIRECT, x=size_bytes, target=AS_DIRECT)
+
+
+def _interleaved(
+    scale: Scale, contenders: list[Contender], one: Callable[[Contender], Figures], out: Collector, what: str
+) -> Samples:
+    turns = {each.name: partial(one, each) for each in contenders}
+    return interleave(scale.rounds, turns, progress=out.progress(what))

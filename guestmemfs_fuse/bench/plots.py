@@ -1,0 +1,136 @@
+"""The page's plots, as SVG by matplotlib: one an area, the same bytes for the same results.
+
+matplotlib is asked for only here (`pip install guestmemfs-fuse[bench]`). Called by `guestmemfs bench --out`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guestmemfs_fuse.bench import text
+from guestmemfs_fuse.bench.results import OURS, Area, Results, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#1f6fb4", "#e0803a", "#4b9d5f", "#8d6bb0", "#a0a0a0", "#c24b55")
+_MARKERS = "oDs^vP"
+_WIDTH_INCH = 9.0
+
+
+def available() -> bool:
+    """Whether there is a matplotlib to draw with."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(results: Results, directory: Path) -> list[str]:
+    """Write AREA.svg into `directory` for every area with something to show; their names."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    # Without these every run would write other bytes: random ids, and text as outlines of some font.
+    settings: dict[str, Any] = {"svg.hashsalt": "guestmemfs", "svg.fonttype": "none", "font.size": 9}
+    drawn = []
+    with matplotlib.rc_context(settings):
+        for area in results.areas:
+            ratios = [row for row in area.rows if row.ratios and row.x is None]
+            curves = _curves(area)
+            if ratios or curves:
+                _draw_area(area, ratios, curves, directory / f"{area.name}.svg")
+                drawn.append(area.name)
+    return drawn
+
+
+def _curves(area: Area) -> dict[str, list[Row]]:
+    """Rows of one metric along x, where there are at least two."""
+    found: dict[str, list[Row]] = {}
+    for row in area.rows:
+        if row.x is not None:
+            found.setdefault(row.metric, []).append(row)
+    return {metric: rows for metric, rows in found.items() if len(rows) > 1}
+
+
+def _draw_area(area: Area, ratios: list[Row], curves: dict[str, list[Row]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    heights = [0.34 * len(ratios) + 1.1] if ratios else []
+    lines = -(-len(curves) // 2)
+    heights += [2.8] * lines
+    figure = Figure(figsize=(_WIDTH_INCH, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    first = 0
+    if ratios:
+        _draw_ratios(figure.add_subplot(grid[0, :]), ratios)
+        first = 1
+    for number, rows in enumerate(curves.values()):
+        _draw_curve(figure.add_subplot(grid[first + number // 2, number % 2]), area, rows)
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _draw_ratios(axes: Axes, rows: list[Row]) -> None:
+    """Cost relative to each row's control, with quartiles; the line at 1 is the control."""
+    names = list(dict.fromkeys(name for row in rows for name in row.ratios or {}))
+    names.sort(key=lambda name: name != OURS)
+    for number, name in enumerate(names):
+        places = [(-at, row.ratios[name]) for at, row in enumerate(rows) if row.ratios and name in row.ratios]
+        medians = [each.median for _, each in places]
+        spread = [
+            [each.median - each.low for _, each in places],
+            [each.high - each.median for _, each in places],
+        ]
+        axes.errorbar(
+            medians,
+            [at + 0.12 * (len(names) - 1 - 2 * number) / max(1, len(names) - 1) for at, _ in places],
+            xerr=spread,
+            fmt=_MARKERS[number % len(_MARKERS)],
+            color=_COLOURS[number % len(_COLOURS)],
+            label=name,
+            markersize=5,
+            linewidth=1,
+        )
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks([-at for at in range(len(rows))], [row.title for row in rows])
+    axes.set_xlabel("cost relative to the control (less is better)")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.legend(fontsize=8)
+
+
+def _draw_curve(axes: Axes, area: Area, rows: list[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row.figures))
+    names = [name for name in names if sum(name in row.figures for row in rows) > 1]
+    # A control that is one point of ours again is a line nobody needs.
+    names = [name for name in names if name == OURS or not _is_constant(rows, name)] or names
+    unit = rows[0].unit
+    for number, name in enumerate(names):
+        points = [(row.x or 0.0, row.figures[name]) for row in rows if name in row.figures]
+        axes.errorbar(
+            [x for x, _ in points],
+            [each.median for _, each in points],
+            yerr=[
+                [each.median - each.low for _, each in points],
+                [each.high - each.median for _, each in points],
+            ],
+            marker=_MARKERS[number % len(_MARKERS)],
+            color=_COLOURS[number % len(_COLOURS)],
+            label=name,
+            markersize=4,
+            linewidth=1.2,
+        )
+    axes.set_xscale("log")
+    ticks = [row.x or 0.0 for row in rows]
+    axes.set_xticks(ticks, [text.along(area, x) for x in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: text.figure(value, unit))
+    axes.set_xlabel(area.x_name or "")
+    axes.set_title(rows[0].metric.replace("_", " "), fontsize=9)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    if len(names) > 1:
+        axes.legend(fontsize=8)
+
+
+def _is_constant(rows: list[Row], name: str) -> bool:
+    return len({row.figures[name] for row in rows if name in row.figures}) == 1

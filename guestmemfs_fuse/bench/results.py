@@ -1,0 +1,195 @@
+"""What a run found out, and the JSON it is published as. Pure.
+
+A `Row` is one thing that was measured: its figures by contender, the cost ratios to its control, the
+target if the project set itself one. Areas are rows with notes and with what was left out and why.
+
+The format has a number: a file of another one is refused, never guessed at. Rows are known by area, metric
+and x, so that two runs can be compared (`pairs`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from guestmemfs_fuse.bench.measure import Better, Summary, cost_ratios, summarize
+from guestmemfs_fuse.core.errors import UsageError
+
+FORMAT = "guestmemfs-bench"
+FORMAT_VERSION = 1
+OURS = "guestmemfs"
+
+Unit = Literal["ns", "B", "B/s", "1/s", "fraction", "count"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the project wants of a row: `limit` on the figure itself, or on its cost ratio to the control.
+
+    text: as the page says it. at_least: the figure has to reach the limit instead of staying within it.
+    """
+
+    text: str
+    limit: float
+    of: Literal["figure", "ratio"]
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured thing. x: where on a curve it stands (files, bytes), None for single rows."""
+
+    metric: str
+    title: str
+    unit: Unit
+    better: Better
+    figures: Mapping[str, Summary]
+    control: str | None = None
+    ratios: Mapping[str, Summary] | None = None
+    x: float | None = None
+    target: Target | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether ours meets the target; None when there is none, or nothing to say so by."""
+        if self.target is None:
+            return None
+        found = self.figures if self.target.of == "figure" else self.ratios or {}
+        if OURS not in found:
+            return None
+        median = found[OURS].median
+        return median >= self.target.limit if self.target.at_least else median <= self.target.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One part of the suite. failed: why there is nothing to show."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    x_name: str | None = None
+    x_unit: Literal["files", "B"] | None = None
+    took_s: float = 0.0
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One run. machine: see machine.describe; scale: quick, bench, full or tiny."""
+
+    machine: Mapping[str, object]
+    scale: str
+    version: str
+    took_s: float
+    areas: tuple[Area, ...]
+
+
+def row(
+    metric: str,
+    title: str,
+    unit: Unit,
+    samples: Mapping[str, Sequence[float]],
+    *,
+    control: str | None = None,
+    better: Better = "less",
+    x: float | None = None,
+    target: Target | None = None,
+) -> Row:
+    """A row from the samples of each contender (as measure.interleave collects them).
+
+    control: the contender the others are compared with; without samples of its own there are no ratios.
+    """
+    figures = {name: summarize(values) for name, values in samples.items() if values}
+    ratios: dict[str, Summary] = {}
+    if control is not None and control in figures:
+        for name in figures:
+            each = cost_ratios(samples[name], samples[control], better) if name != control else []
+            if each:
+                ratios[name] = summarize(each)
+    return Row(metric, title, unit, better, figures, control, ratios, x, target)
+
+
+# -- JSON ------------------------------------------------------------------------------------------------
+
+
+def to_json(results: Results) -> str:
+    """The published text: deterministic layout, one line at the end."""
+    value = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(results)}
+    for area, source in zip(value["areas"], results.areas, strict=True):
+        for published, each in zip(area["rows"], source.rows, strict=True):
+            published["met"] = each.met
+    return json.dumps(_rounded(value), indent=1, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> Results:
+    """Raises UsageError when it is not what this version writes."""
+    try:
+        value = json.loads(text)
+        if value["format"] != FORMAT or value["format_version"] != FORMAT_VERSION:
+            raise UsageError(
+                f"results of format {value['format']} {value['format_version']}, "
+                f"this version reads {FORMAT} {FORMAT_VERSION}"
+            )
+        areas = tuple(_area(each) for each in value["areas"])
+        return Results(value["machine"], value["scale"], value["version"], value["took_s"], areas)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"these are no benchmark results: {type(error).__name__}: {error}") from error
+
+
+def _area(value: Mapping[str, Any]) -> Area:
+    rows = tuple(_row(each) for each in value["rows"])
+    return Area(
+        value["name"],
+        value["title"],
+        rows,
+        tuple(value["notes"]),
+        tuple(value["left_out"]),
+        value["x_name"],
+        value["x_unit"],
+        value["took_s"],
+        value["failed"],
+    )
+
+
+def _row(value: Mapping[str, Any]) -> Row:
+    ratios, target = value["ratios"], value["target"]
+    return Row(
+        value["metric"],
+        value["title"],
+        value["unit"],
+        value["better"],
+        {name: Summary(**each) for name, each in value["figures"].items()},
+        value["control"],
+        None if ratios is None else {name: Summary(**each) for name, each in ratios.items()},
+        value["x"],
+        None if target is None else Target(**target),
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five digits: more were never measured."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value
+
+
+# -- two runs --------------------------------------------------------------------------------------------
+
+
+def pairs(here: Results, published: Results) -> Iterator[tuple[Area, Row, Row]]:
+    """Rows that both runs have, in the order of the first: (area, here, published)."""
+    known = {(area.name, row.metric, row.x): row for area in published.areas for row in area.rows}
+    for area in here.areas:
+        for row in area.rows:
+            other = known.get((area.name, row.metric, row.x))
+            if other is not None:
+                yield area, row, other

@@ -1,0 +1,65 @@
+"""Runs the areas one after the other and hands back what they found. Called by `guestmemfs bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from guestmemfs_fuse import __version__
+from guestmemfs_fuse.bench import (
+    allocation,
+    control,
+    durability,
+    guest,
+    lifecycle,
+    machine,
+    memory,
+)
+from guestmemfs_fuse.bench.results import Area, Results
+from guestmemfs_fuse.bench.rig import Bench
+from guestmemfs_fuse.bench.scale import Scale
+from guestmemfs_fuse.core.errors import GuestmemfsError
+
+AREAS: dict[str, Callable[[Bench, Scale], Area]] = {
+    "memory": memory.measure,
+    "guest": guest.measure,
+    "control": control.measure,
+    # makes the many files that durability uses again; its idle part wants to be alone
+    "lifecycle": lifecycle.measure,
+    "durability": durability.measure,
+    "allocation": allocation.measure,
+}
+"""In the order they run."""
+
+
+def run(
+    scale: Scale, names: Iterable[str], say: Callable[[str], None], *, guest_kernel: Path | None = None
+) -> Results:
+    """Run the named areas. say: told what is going on. guest_kernel: what the guest area boots.
+
+    An area that fails is reported as failed, and the others go on. Raises UnsupportedError (no compiler).
+    Whatever happens, what the run made is gone afterwards.
+    """
+    described = machine.describe()
+    began_s = time.monotonic()
+    found: list[Area] = []
+    with Bench(say) as bench:
+        bench.guest_kernel = guest_kernel
+        for tool in ("memory", "calls"):
+            bench.program(tool)
+        for name in names:
+            say(f"{name}: begins")
+            found.append(_attempt(name, bench, scale))
+            say(f"{name}: took {found[-1].took_s:.0f} s")
+    return Results(described, scale.name, __version__, time.monotonic() - began_s, tuple(found))
+
+
+def _attempt(name: str, bench: Bench, scale: Scale) -> Area:
+    began_s = time.monotonic()
+    try:
+        return AREAS[name](bench, scale)
+    except (GuestmemfsError, OSError, subprocess.SubprocessError) as error:
+        took_s = time.monotonic() - began_s
+        return Area(name, name.capitalize(), (), failed=f"{type(error).__name__}: {error}", took_s=took_s)
