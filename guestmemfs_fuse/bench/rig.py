@@ -172,7 +172,7 @@ class Bench:
         """The program made of NAME.c. Raises UnsupportedError."""
         if name not in self._programs:
             last = native.libfuse_flags() if name == "passthrough" else []
-    self._programs[name] = native.build(name, self.programs_dir, last=last)
+            self._programs[name] = native.build(name, self.programs_dir, last=last)
         return self._programs[name]
 
     def run(self, name: str, *arguments: object, **environment: str) -> dict[str, float]:
