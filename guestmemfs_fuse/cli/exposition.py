@@ -1,29 +1,44 @@
-"""What `status` knows, as Prometheus metrics in the text format.
+"""What `status` knows, as Prometheus metrics: statuses in, the library's metric families out.
 
-Pure: statuses in, text out. Names, units and labels are documented in docs/operations.md, and a test holds
-them to it. Called by `metrics`.
+Pure. Names, units and labels are in docs/operations.md, and a test holds them to it. Imports
+prometheus_client, so that only `metrics` imports this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-@dataclass(slots=True)
-class Metric:
-    """One family of samples."""
+INSTANCE = "instance"
+_TOTAL = "_total"
 
-    name: str
-    kind: Literal["gauge", "counter"]
-    text: str
-    samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
+GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "guestmemfs_up": ("Whether a daemon serves the instance.", ()),
+    "guestmemfs_condition": ("1 for the condition `list` shows.", ("condition",)),
+    "guestmemfs_generation": ("How many daemons have served the instance.", ()),
+    "guestmemfs_region_size_bytes": ("Size of the region.", ("kind",)),
+    "guestmemfs_region_used_bytes": ("Bytes of the region that belong to files.", ("kind",)),
+    "guestmemfs_region_free_bytes": ("Bytes of the region that are free.", ("kind",)),
+    "guestmemfs_huge_bytes": ("Bytes of files in huge pages, as the kernel reports.", ()),
+    "guestmemfs_files": ("Regular files, removed ones in use included.", ()),
+    "guestmemfs_mapped_files": ("Files that some process maps.", ()),
+    "guestmemfs_pinned_files": ("Files that are pinned.", ()),
+    "guestmemfs_requests_in_flight": ("Requests without a reply yet.", ()),
+    "guestmemfs_oldest_request_seconds": ("Age of the oldest of them.", ()),
+    "guestmemfs_orphans": ("Removed files that somebody still uses.", ()),
+}
+"""Name to what it says, and its labels besides the instance."""
 
-    def add(self, value: Any, **labels: str) -> None:
-        """One sample; what was not measured (None) is left out."""
-        if value is not None:
-            self.samples.append((labels, float(value)))
+COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "guestmemfs_requests_total": ("Requests from the kernel, by this daemon.", ("operation",)),
+    "guestmemfs_request_seconds_total": ("Time until their replies, summed up.", ("operation",)),
+    "guestmemfs_data_calls_total": ("read(2) and write(2) calls, all refused.", ()),
+    "guestmemfs_commits_total": ("Changes of metadata, by this daemon.", ()),
+}
+"""The same for what only grows, until the next daemon begins at zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,76 +50,51 @@ class Seen:
     status: Mapping[str, Any] | None
 
 
-def exposition(seen: Iterable[Seen]) -> str:
-    """All metrics of all instances."""
-    families = {each.name: each for each in _families()}
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    metric: str
+    value: Any
+    labels: tuple[str, ...] = ()
+
+
+def families(seen: Iterable[Seen]) -> list[Metric]:
+    """All metrics of all instances; what was not measured (None) is left out."""
+    made: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+    for name, (text, labels) in GAUGES.items():
+        made[name] = GaugeMetricFamily(name, text, labels=[INSTANCE, *labels])
+    for name, (text, labels) in COUNTERS.items():
+        made[name] = CounterMetricFamily(name.removesuffix(_TOTAL), text, labels=[INSTANCE, *labels])
     for each in seen:
-        families["guestmemfs_up"].add(each.condition in ("serving", "frozen"), instance=each.name)
-        families["guestmemfs_condition"].add(1, instance=each.name, condition=each.condition)
-        if each.status is not None:
-            _instance(families, each.name, each.status)
-    return "".join(_rendered(each) for each in families.values())
+        for sample in _samples(each):
+            if sample.value is not None:
+                made[sample.metric].add_metric([each.name, *sample.labels], float(sample.value))
+    return list(made.values())
 
 
-def _families() -> list[Metric]:
-    return [
-        Metric("guestmemfs_up", "gauge", "Whether a daemon serves the instance."),
-        Metric("guestmemfs_condition", "gauge", "1 for the condition `list` shows."),
-        Metric("guestmemfs_generation", "gauge", "How many daemons have served the instance."),
-        Metric("guestmemfs_region_size_bytes", "gauge", "Size of the region."),
-        Metric("guestmemfs_region_used_bytes", "gauge", "Bytes of the region that belong to files."),
-        Metric("guestmemfs_region_free_bytes", "gauge", "Bytes of the region that are free."),
-        Metric("guestmemfs_huge_bytes", "gauge", "Bytes of files in huge pages, as the kernel reports."),
-        Metric("guestmemfs_files", "gauge", "Regular files, removed ones in use included."),
-        Metric("guestmemfs_mapped_files", "gauge", "Files that some process maps."),
-        Metric("guestmemfs_pinned_files", "gauge", "Files that are pinned."),
-        Metric("guestmemfs_requests_total", "counter", "Requests from the kernel, by this daemon."),
-        Metric("guestmemfs_request_seconds_total", "counter", "Time until their replies, summed up."),
-        Metric("guestmemfs_requests_in_flight", "gauge", "Requests without a reply yet."),
-        Metric("guestmemfs_oldest_request_seconds", "gauge", "Age of the oldest of them."),
-        Metric("guestmemfs_data_calls_total", "counter", "read(2) and write(2) calls, all refused."),
-        Metric("guestmemfs_commits_total", "counter", "Changes of metadata, by this daemon."),
-        Metric("guestmemfs_orphans", "gauge", "Removed files that somebody still uses."),
-    ]
-
-
-def _instance(families: Mapping[str, Metric], name: str, status: Mapping[str, Any]) -> None:
-    def put(metric: str, value: Any, **labels: str) -> None:
-        families[f"guestmemfs_{metric}"].add(value, instance=name, **labels)
-
-    region, files = status["region"], status["files"]
-    put("generation", status["generation"])
+def _samples(seen: Seen) -> Iterator[_Sample]:
+    yield _Sample("guestmemfs_up", seen.condition in ("serving", "frozen"))
+    yield _Sample("guestmemfs_condition", 1, (seen.condition,))
+    if (status := seen.status) is None:
+        return
+    region, files, counters = status["region"], status["files"], status["counters"]
+    yield _Sample("guestmemfs_generation", status["generation"])
     for figure in ("size_bytes", "used_bytes", "free_bytes"):
-        families[f"guestmemfs_region_{figure}"].add(region[figure], instance=name, kind=region["kind"])
-    put("huge_bytes", status["huge"]["bytes"])
-    put("files", len(files))
-    put("mapped_files", sum(bool(file["mapped_by"]) for file in files))
-    put("pinned_files", sum(bool(file["pinned"]) for file in files))
-    counters = status["counters"]
-    put("commits_total", counters.get("committed"))
-    put("orphans", counters.get("orphans"))
+        yield _Sample(f"guestmemfs_region_{figure}", region[figure], (region["kind"],))
+    yield _Sample("guestmemfs_huge_bytes", status["huge"]["bytes"])
+    yield _Sample("guestmemfs_files", len(files))
+    yield _Sample("guestmemfs_mapped_files", sum(bool(file["mapped_by"]) for file in files))
+    yield _Sample("guestmemfs_pinned_files", sum(bool(file["pinned"]) for file in files))
+    yield _Sample("guestmemfs_commits_total", counters.get("committed"))
+    yield _Sample("guestmemfs_orphans", counters.get("orphans"))
     if relay := counters.get("relay"):
-        _channel(put, relay)
+        yield from _channel(relay)
 
 
-def _channel(put: Any, relay: Mapping[str, Any]) -> None:
+def _channel(relay: Mapping[str, Any]) -> Iterator[_Sample]:
     for operation, count in relay["requests"].items():
-        put("requests_total", count, operation=operation)
+        yield _Sample("guestmemfs_requests_total", count, (operation,))
     for operation, spent_ns in relay["latency_ns"].items():
-        put("request_seconds_total", spent_ns / 1e9, operation=operation)
-    put("requests_in_flight", relay["in_flight"])
-    put("oldest_request_seconds", relay["oldest_in_flight_ns"] / 1e9)
-    put("data_calls_total", relay["data_reads"] + relay["data_writes"])
-
-
-def _rendered(metric: Metric) -> str:
-    lines = [f"# HELP {metric.name} {metric.text}", f"# TYPE {metric.name} {metric.kind}"]
-    for labels, value in metric.samples:
-        inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        shown = int(value) if value.is_integer() else repr(value)
-        lines.append(f"{metric.name}{{{inside}}} {shown}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        yield _Sample("guestmemfs_request_seconds_total", spent_ns / 1e9, (operation,))
+    yield _Sample("guestmemfs_requests_in_flight", relay["in_flight"])
+    yield _Sample("guestmemfs_oldest_request_seconds", relay["oldest_in_flight_ns"] / 1e9)
+    yield _Sample("guestmemfs_data_calls_total", relay["data_reads"] + relay["data_writes"])

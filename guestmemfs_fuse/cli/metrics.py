@@ -1,28 +1,48 @@
-"""`guestmemfs metrics`: figures for Prometheus, once, into a file, or over HTTP on this host only."""
+"""`guestmemfs metrics`: figures for Prometheus, once, into a file, or over HTTP on this host only.
+
+prometheus_client renders, replaces the file and serves; it is imported by nothing else, least by the daemon.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import say
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
+
+LOOPBACK = "127.0.0.1"
+
 _EXAMPLES = """\b
 Examples:
   guestmemfs metrics
-  guestmemfs metrics --textfile /var/lib/prometheus/node-exporter/guestmemfs.prom
-  guestmemfs metrics --listen 9464
+  guestmemfs metrics --textfile /var/lib/prometheus/node-exporter/guestmemfs.prom --every 15
+  guestmemfs metrics --metrics-listen 9464
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.option("--textfile", metavar="FILE", help="Write them to FILE, replaced as a whole.")
-@click.option("--every", type=float, metavar="SECONDS", help="With --textfile: again and again.")
-@click.option("--listen", type=click.IntRange(1, 65535), metavar="PORT", help="Serve them on 127.0.0.1:PORT.")
-def metrics(textfile: str | None, every: float | None, listen: int | None) -> None:
+@click.option(
+    "--every", type=click.FloatRange(1), metavar="SECONDS", help="With --textfile: again and again."
+)
+@click.option(
+    "--metrics-listen",
+    "--listen",
+    "port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help=f"Serve them on {LOOPBACK}:PORT.",
+)
+def metrics(textfile: str | None, every: float | None, port: int | None) -> None:
     """Print the figures of all instances as Prometheus metrics.
 
     Names and units are in docs/operations.md. Every scrape asks the daemons anew.
@@ -30,24 +50,40 @@ def metrics(textfile: str | None, every: float | None, listen: int | None) -> No
     host.require_root()
     if every is not None and textfile is None:
         raise click.UsageError("--every goes with --textfile")
-    if listen is not None:
-        if textfile is not None:
-            raise click.UsageError("either --listen or --textfile")
-        _serve(listen)
-        return
-    if textfile is None:
-        click.echo(collect(), nl=False)
-        return
-    write(textfile)
-    while every is not None:
-        time.sleep(max(1.0, every))
-        write(textfile)
+    if port is not None and textfile is not None:
+        raise click.UsageError("either --metrics-listen or --textfile")
+    registry = _registry()
+    if port is not None:
+        _serve(port, registry)
+    elif textfile is None:
+        from prometheus_client import generate_latest
+
+        click.echo(generate_latest(registry), nl=False)
+    else:
+        _write(textfile, every, registry)
 
 
-def collect() -> str:
-    """Ask every instance and render what came back."""
+def _registry() -> CollectorRegistry:
+    """What a scrape asks: us, and nothing about this process (which is not the daemon)."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.registry import Collector
+
+    class Instances(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return collect()
+
+        def describe(self) -> Iterable[Metric]:
+            return []  # registering asks nobody
+
+    registry = CollectorRegistry()
+    registry.register(Instances())
+    return registry
+
+
+def collect() -> list[Metric]:
+    """Ask every instance now."""
     from guestmemfs_fuse.cli import daemons, survey
-    from guestmemfs_fuse.cli.exposition import Seen, exposition
+    from guestmemfs_fuse.cli.exposition import Seen, families
     from guestmemfs_fuse.cli.sight import Condition
     from guestmemfs_fuse.core.errors import DaemonError
     from guestmemfs_fuse.metadata.instance import BrokenInstance, all_instances
@@ -64,37 +100,22 @@ def collect() -> str:
             except DaemonError as error:
                 say(f"{each.name}: {error.message}")
         seen.append(Seen(each.name, found.condition.value, status))
-    return exposition(seen)
+    return families(seen)
 
 
-def write(path: str) -> None:
-    """Replace the file as a whole: a collector never sees half of it. Raises OSError."""
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        file.write(collect())
-    os.chmod(path + ".new", 0o644)
-    os.rename(path + ".new", path)
+def _write(path: str, every_s: float | None, registry: CollectorRegistry) -> None:
+    from prometheus_client import write_to_textfile
+
+    os.umask(0o022)  # node-exporter is not root
+    write_to_textfile(path, registry)
+    while every_s is not None:
+        time.sleep(every_s)
+        write_to_textfile(path, registry)
 
 
-def _serve(port: int) -> None:
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+def _serve(port: int, registry: CollectorRegistry) -> None:
+    from prometheus_client import start_http_server
 
-    class Handler(BaseHTTPRequestHandler):
-        """GET /metrics; anything else is not here."""
-
-        def do_GET(self) -> None:
-            if self.path not in ("/", "/metrics"):
-                self.send_error(404)
-                return
-            body = collect().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        say(f"serving http://127.0.0.1:{port}/metrics")
-        server.serve_forever()
+    _server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
+    say(f"serving http://{LOOPBACK}:{port}/metrics")
+    thread.join()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
-from guestmemfs_fuse.cli import dumping, metrics
-from guestmemfs_fuse.cli.exposition import Seen, _families, exposition
+from guestmemfs_fuse.cli import dumping
+from guestmemfs_fuse.cli.exposition import COUNTERS, GAUGES, Seen, families
 from guestmemfs_fuse.cli.top_view import rates, view
 from guestmemfs_fuse.metadata.instance import Instance
 from tests.unit.cli.fakes import SERVING, STOPPED, FakeDaemon
@@ -81,6 +83,18 @@ def test_top_ends_after_so_many_looks(
 # -- metrics -----------------------------------------------------------------------------------------
 
 
+def text_of(seen: list[Seen]) -> str:
+    """As a scrape gets it."""
+
+    class Given(Collector):
+        def collect(self) -> Any:
+            return families(seen)
+
+    registry = CollectorRegistry()
+    registry.register(Given())
+    return generate_latest(registry).decode()
+
+
 def samples(text: str) -> dict[str, float]:
     found = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
     assert len(found) == sum(not line.startswith("#") for line in text.splitlines())
@@ -88,7 +102,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 def test_figures_are_those_of_status_in_the_units_of_their_names() -> None:
-    found = samples(exposition([Seen("guests", "serving", status())]))
+    found = samples(text_of([Seen("guests", "serving", status())]))
     assert found['guestmemfs_up{instance="guests"}'] == 1
     assert found['guestmemfs_region_used_bytes{instance="guests",kind="tmpfs"}'] == 16 << 20
     assert found['guestmemfs_request_seconds_total{instance="guests",operation="lookup"}'] == 0.001
@@ -98,29 +112,35 @@ def test_figures_are_those_of_status_in_the_units_of_their_names() -> None:
 
 
 def test_an_instance_without_a_daemon_is_down_and_nothing_else_is_claimed() -> None:
-    assert samples(exposition([Seen("a", "stopped", None)])) == {
+    assert samples(text_of([Seen("a", "stopped", None)])) == {
         'guestmemfs_up{instance="a"}': 0,
         'guestmemfs_condition{instance="a",condition="stopped"}': 1,
     }
 
 
 def test_every_family_is_announced_once_even_without_samples() -> None:
-    text = exposition([])
-    for family in _families():
-        assert text.count(f"# TYPE {family.name} {family.kind}\n") == 1
-        assert f"# HELP {family.name} " in text
-        assert family.kind == "gauge" or family.name.endswith("_total")
+    text = text_of([])
+    for kind, names in (("gauge", GAUGES), ("counter", COUNTERS)):
+        for name in names:
+            assert text.count(f"# TYPE {name} {kind}\n") == 1
+            assert f"# HELP {name} " in text
+            assert name.endswith("_total") is (kind == "counter")
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    documented = set(
-        re.findall(r"^\| `(guestmemfs_\w+)`", (DOCS / "operations.md").read_text(), re.MULTILINE)
+    """With its unit, which is the last word of the name where it is one of measure, and its labels."""
+    rows = re.findall(
+        r"^\| `(guestmemfs_\w+)` \| (.+?) \| (.*?) ?\|", (DOCS / "operations.md").read_text(), re.MULTILINE
     )
-    assert documented == {family.name for family in _families()}
+    labels = {name: tuple(re.findall(r"`(\w+)`", text)) for name, _unit, text in rows}
+    assert labels == {name: more for name, (_text, more) in [*GAUGES.items(), *COUNTERS.items()]}
+    for name, unit, _labels in rows:
+        last = name.removesuffix("_total").rpartition("_")[2]
+        assert (last if last in ("bytes", "seconds") else unit) == unit, name
 
 
 def test_label_values_are_escaped() -> None:
-    assert 'instance="a\\"b\\\\c\\nd"' in exposition([Seen('a"b\\c\nd', "stopped", None)])
+    assert 'instance="a\\"b\\\\c\\nd"' in text_of([Seen('a"b\\c\nd', "stopped", None)])
 
 
 def test_a_textfile_is_replaced_as_a_whole(
@@ -137,12 +157,16 @@ def test_a_textfile_is_replaced_as_a_whole(
     path = tmp_path / "guestmemfs.prom"
     path.write_text("old")
     assert run("metrics", "--textfile", str(path)).exit_code == 0
-    assert path.read_text() == metrics.collect() == run("metrics").stdout
+    assert path.read_text() == run("metrics").stdout
+    assert (
+        samples(path.read_text())['guestmemfs_region_used_bytes{instance="guests",kind="tmpfs"}'] == 16 << 20
+    )
+    assert path.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in tmp_path.glob("*.prom*")] == ["guestmemfs.prom"]
 
 
 @pytest.mark.parametrize(
-    "options", [["--every", "1"], ["--listen", "9464", "--textfile", "x"], ["--listen", "0"]]
+    "options", [["--every", "1"], ["--metrics-listen", "9464", "--textfile", "x"], ["--listen", "0"]]
 )
 def test_options_of_metrics_that_do_not_go_together(run: Callable[..., Any], options: list[str]) -> None:
     assert run("metrics", *options).exit_code == 2
