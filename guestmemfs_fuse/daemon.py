@@ -25,6 +25,9 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Final
 
+from guestmemfs_fuse.linux import light_imports  # before trio and pyfuse3, see there
+
+# isort: split
 import pyfuse3
 import trio
 
@@ -54,6 +57,8 @@ from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import memfd
+
+light_imports.done()
 
 log = logging.getLogger("guestmemfs")
 

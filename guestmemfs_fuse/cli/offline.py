@@ -22,7 +22,7 @@ from guestmemfs_fuse.metadata import store
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance import Instance
 from guestmemfs_fuse.region import choose, hugetlb_figures
-from guestmemfs_fuse.region.choose import OpenRegion
+from guestmemfs_fuse.region.base import OpenRegion
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,11 @@ mean different things by them. Pure. Called by the commands.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 import click
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:iB?)?|B)?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGT])(?:iB?)?|B)?", re.IGNORECASE | re.ASCII)
 _MAX_BYTES = (1 << 63) - 1  # loff_t
 
 
@@ -21,12 +20,13 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no size: write 4G, 512M or a number of bytes")
-    size = Fraction(match[1]) * _UNITS[(match[2] or "").upper()]
-    if size.denominator != 1:
+    whole, fraction, unit = match[1], match[2] or "", (match[3] or "").upper()
+    size, rest = divmod(int(whole + fraction) * _UNITS[unit], int("1" + "0" * len(fraction)))
+    if rest:
         raise ValueError(f"{text!r} is not a whole number of bytes")
     if not 0 < size <= _MAX_BYTES:
         raise ValueError(f"{text!r} is out of range: at least 1 byte, less than 8388608T")
-    return int(size)
+    return size
 
 
 def size_text(size_bytes: int) -> str:

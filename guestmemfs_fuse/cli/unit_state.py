@@ -8,7 +8,6 @@ store of a unit that was stopped (FileDescriptorStorePreserve=, systemd 254). Ca
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 
 SYSTEMD = "/run/systemd/system"
@@ -52,6 +51,8 @@ def _property(name: str, wanted: str) -> str:
 
 
 def _systemctl(*arguments: str) -> str:
+    import subprocess  # most commands never get here
+
     try:
         done = subprocess.run(
             ["systemctl", *arguments],

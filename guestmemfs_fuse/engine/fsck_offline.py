@@ -31,8 +31,7 @@ from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.metadata.files import DirectoryFiles, Files
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import choose
-from guestmemfs_fuse.region.base import Region
-from guestmemfs_fuse.region.choose import OpenRegion
+from guestmemfs_fuse.region.base import OpenRegion, Region
 from guestmemfs_fuse.region.memfd import FdStore
 
 _STATE_STAYS: Final = frozenset(

@@ -23,7 +23,8 @@ from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import choose
-from guestmemfs_fuse.region.choose import OpenRegion, ReceivedFds
+from guestmemfs_fuse.region.base import OpenRegion
+from guestmemfs_fuse.region.choose import ReceivedFds
 from guestmemfs_fuse.region.memfd import FdStore
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Extent, Ino
 
 Stop = Callable[[], bool]
@@ -142,3 +142,23 @@ class Region(Protocol):
         Keys: kind, page_bytes, passthrough, path (of the region or backing file), size_bytes and
         segments [[file_offset, region_offset, length]], all in bytes.
         """
+
+
+class OpenRegion(Region, Protocol):
+    """A region together with the directory its metadata lives in."""
+
+    @property
+    def metadata_path(self) -> str:
+        """Directory of journal and snapshot."""
+
+    def attach(self, state: State) -> None:
+        """Take the state whose files these are, once it is loaded."""
+
+    def holds_data(self) -> bool:
+        """Whether there are files' bytes in the region: then it must not be started afresh."""
+
+    def handover_fds(self) -> dict[str, list[int]]:
+        """Descriptors a successor needs, by their names in the fd store."""
+
+    def close(self) -> None:
+        """Let go of descriptors; no memory is given up."""

@@ -1,44 +1,25 @@
 """From an instance's configuration to its region, whatever its kind.
 
-The only place that knows all kinds. Called by the daemon (open, create) and the command line (destroy,
-offline status and fsck).
+The only place that knows all kinds. A kind's own module is imported when a region of it is made or opened:
+whether one is there is asked by every command. Called by the daemon (open, create) and the command line
+(destroy, offline status and fsck).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
-from guestmemfs_fuse.region import dax, hugetlb, hugetlb_pool, memfd, tmpfs
-from guestmemfs_fuse.region.base import Region
-from guestmemfs_fuse.region.huge_policy import HugePolicy
-from guestmemfs_fuse.region.memfd import FdStore
+from guestmemfs_fuse.region import hugetlb_pool, tmpfs_mount
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.region.base import OpenRegion
+    from guestmemfs_fuse.region.memfd import FdStore, MemfdRegion
+    from guestmemfs_fuse.region.tmpfs import TmpfsRegion
 
 ReceivedFds = Mapping[str, list[int]]
-
-
-class OpenRegion(Region, Protocol):
-    """A region together with the directory its metadata lives in."""
-
-    @property
-    def metadata_path(self) -> str:
-        """Directory of journal and snapshot."""
-
-    def attach(self, state: State) -> None:
-        """Take the state whose files these are, once it is loaded."""
-
-    def holds_data(self) -> bool:
-        """Whether there are files' bytes in the region: then it must not be started afresh."""
-
-    def handover_fds(self) -> dict[str, list[int]]:
-        """Descriptors a successor needs, by their names in the fd store."""
-
-    def close(self) -> None:
-        """Let go of descriptors; no memory is given up."""
 
 
 def region_is_there(config: InstanceConfig, paths: Paths, received: ReceivedFds | None = None) -> bool:
@@ -47,12 +28,14 @@ def region_is_there(config: InstanceConfig, paths: Paths, received: ReceivedFds 
     received: descriptors from the fd store; a memfd region is nowhere else.
     """
     if config.kind == "memfd":
+        from guestmemfs_fuse.region import memfd
+
         return memfd.MOUNT_NAME in (received or {})
     if config.kind == "hugetlb":
         return hugetlb_pool.is_there(paths.region)
     if config.kind == "dax":
         return os.path.isdir(os.path.join(paths.region, "data"))
-    return tmpfs.is_there(paths.region)
+    return tmpfs_mount.is_there(paths.region)
 
 
 def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> ReceivedFds:
@@ -61,15 +44,19 @@ def create_region(config: InstanceConfig, paths: Paths, store: FdStore) -> Recei
     Raises OutOfMemoryError or UnsupportedError; then nothing is left behind.
     """
     if config.kind == "memfd":
+        from guestmemfs_fuse.region import memfd
+
         return memfd.create(store, config.size_bytes, config.numa_node)
     if config.kind == "hugetlb":
         hugetlb_pool.require_pages(config.size_bytes, config.block_bytes, config.numa_node)
         hugetlb_pool.create(paths.region, config.size_bytes, config.block_bytes)
         return {}
     if config.kind == "dax":
+        from guestmemfs_fuse.region import dax
+
         dax.create(paths.region, config.size_bytes)
     else:
-        tmpfs.create(paths.region, config.size_bytes, config.numa_node)
+        tmpfs_mount.create(paths.region, config.size_bytes, config.numa_node)
     return {}
 
 
@@ -83,15 +70,25 @@ def metadata_path(config: InstanceConfig, paths: Paths) -> str:
 def open_region(config: InstanceConfig, paths: Paths, received: ReceivedFds, store: FdStore) -> OpenRegion:
     """Attach to memory that is there. Raises OSError when it is not."""
     sizes = (config.size_bytes, config.block_bytes, config.numa_node)
-    region: memfd.MemfdRegion | tmpfs.TmpfsRegion
+    region: MemfdRegion | TmpfsRegion
     if config.kind == "hugetlb":
-        return hugetlb.HugetlbRegion(paths.region, paths.metadata, *sizes)
+        from guestmemfs_fuse.region.hugetlb import HugetlbRegion
+
+        return HugetlbRegion(paths.region, paths.metadata, *sizes)
     if config.kind == "dax":
-        return dax.DaxRegion(paths.region, *sizes)
+        from guestmemfs_fuse.region.dax import DaxRegion
+
+        return DaxRegion(paths.region, *sizes)
     if config.kind == "memfd":
-        region = memfd.MemfdRegion(received, store, paths.metadata, *sizes)
+        from guestmemfs_fuse.region.memfd import MemfdRegion
+
+        region = MemfdRegion(received, store, paths.metadata, *sizes)
     else:
-        region = tmpfs.TmpfsRegion(paths.region, *sizes)
+        from guestmemfs_fuse.region.tmpfs import TmpfsRegion
+
+        region = TmpfsRegion(paths.region, *sizes)
+    from guestmemfs_fuse.region.huge_policy import HugePolicy
+
     region.huge_policy = HugePolicy(config.huge, config.numa_node)
     return region
 
@@ -101,10 +98,12 @@ def destroy_region(config: InstanceConfig, paths: Paths) -> None:
 
     A memfd region's memory goes with the fd store (the holder's end); here only its metadata does.
     """
+    import shutil
+
     if config.kind in ("memfd", "hugetlb"):
         shutil.rmtree(paths.metadata, ignore_errors=True)
         hugetlb_pool.destroy(paths.region)
         return
-    tmpfs.destroy(paths.region)
+    tmpfs_mount.destroy(paths.region)
     if config.kind == "dax":
         shutil.rmtree(paths.region, ignore_errors=True)

@@ -12,7 +12,6 @@ import os
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.linux import hugepages, mount, mountinfo
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig
-from guestmemfs_fuse.region import hugetlb
 
 
 def is_there(root_path: str) -> bool:
@@ -78,6 +77,8 @@ def create(root_path: str, size_bytes: int, page_bytes: int) -> None:
 
     Raises OutOfMemoryError when the pages went to somebody else meanwhile, UnsupportedError without hugetlb.
     """
+    from guestmemfs_fuse.region import hugetlb  # only who makes a region needs the rest of it
+
     os.makedirs(root_path, mode=0o700, exist_ok=True)
     attributes = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
     try:

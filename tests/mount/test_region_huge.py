@@ -17,7 +17,7 @@ from guestmemfs_fuse.core.errors import RegionFullError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.linux import coverage, memory, mount
-from guestmemfs_fuse.region import tmpfs
+from guestmemfs_fuse.region import tmpfs_mount
 from guestmemfs_fuse.region.huge_policy import HugePolicy, read_counters
 from guestmemfs_fuse.region.tmpfs import TmpfsRegion
 from tests.cli import Guestmemfs
@@ -32,13 +32,13 @@ def region(private_dir: Path) -> Iterator[TmpfsRegion]:
     """A tmpfs region that requires huge pages, with one empty file, inode 2."""
     require(os.geteuid() == 0, "root")
     root = str(private_dir / "region")
-    tmpfs.create(root, SIZE)
+    tmpfs_mount.create(root, SIZE)
     made = TmpfsRegion(root, SIZE, BLOCK)
     made.huge_policy = HugePolicy("require")
     made.create(Ino(2))
     yield made
     made.close()
-    tmpfs.destroy(root)
+    tmpfs_mount.destroy(root)
 
 
 def give(region: TmpfsRegion, huge: str) -> None:

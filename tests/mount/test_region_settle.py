@@ -11,7 +11,7 @@ import pytest
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.linux import memory
-from guestmemfs_fuse.region import tmpfs
+from guestmemfs_fuse.region import tmpfs_mount
 from guestmemfs_fuse.region.tmpfs import TmpfsRegion
 from tests.require import require
 
@@ -23,11 +23,11 @@ BLOCK = 2 * MIB
 def region(private_dir: Path) -> Iterator[TmpfsRegion]:
     require(os.geteuid() == 0, "root")
     root = str(private_dir / "region")
-    tmpfs.create(root, 64 * MIB)
+    tmpfs_mount.create(root, 64 * MIB)
     region = TmpfsRegion(root, 64 * MIB, BLOCK)
     yield region
     region.close()
-    tmpfs.destroy(root)
+    tmpfs_mount.destroy(root)
 
 
 def test_regression_all_memory_behind_a_file_is_given_back_not_one_block(region: TmpfsRegion) -> None:

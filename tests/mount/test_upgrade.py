@@ -13,7 +13,7 @@ import pytest
 
 from guestmemfs_fuse.metadata.framing import FORMAT_VERSION, HEADER_BYTES
 from guestmemfs_fuse.metadata.instance import current_boot_id
-from guestmemfs_fuse.region import tmpfs
+from guestmemfs_fuse.region import tmpfs_mount
 from tests.cli import Guestmemfs, Instance
 
 GOLDEN = Path(__file__).parent / "golden_state"
@@ -31,7 +31,7 @@ def put_back(guestmemfs: Guestmemfs, golden: Path) -> Instance:
     config |= {"boot_id": current_boot_id(), "mountpoint": str(mountpoint)}
     (state_dir / "instance.json").write_text(json.dumps(config))
     region = state_dir / "region"
-    tmpfs.create(str(region), config["size_bytes"])
+    tmpfs_mount.create(str(region), config["size_bytes"])
     for name in ("data", "metadata"):
         (region / name).mkdir(mode=0o700)
     for file in golden.glob("*-*.gm?"):
