@@ -23,17 +23,20 @@ def umount(target: str) -> None:
     mount (daemon and holder were killed) is detached. What is not mounted is an error (exit code 1).
     """
     host.require_root()
-    from guestmemfs_fuse.cli import sight
+    from guestmemfs_fuse.cli import settling, sight
     from guestmemfs_fuse.cli.claim import claimed
-    from guestmemfs_fuse.cli.unmounting import unmount, wait_daemon_gone
+    from guestmemfs_fuse.cli.unmounting import unmount
     from guestmemfs_fuse.core.errors import GuestmemfsError
     from guestmemfs_fuse.metadata.instance import find
 
     instance = find(target)
     with claimed(instance.paths.state_dir):
         seen = sight.look(instance)
+        was_under_way = not settling.is_settled(instance, seen)
+        if was_under_way:
+            seen = settling.settled(instance)
         if seen.mount is None:
-            if seen.has_daemon and wait_daemon_gone(instance):
+            if was_under_way and settling.is_settled(instance, seen):
                 result(f"instance {instance.name} is unmounted")  # by somebody else, just now
                 return
             raise GuestmemfsError(

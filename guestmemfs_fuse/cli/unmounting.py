@@ -44,9 +44,11 @@ def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> U
     try:
         mount.umount(seen.mount.mountpoint, flags | mount.UMOUNT_NOFOLLOW)
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno == errno.EBUSY:
+            raise _busy(seen.mount) from error
+        if error.errno != errno.EINVAL or sight.our_mount(seen.mount.mountpoint) is not None:
             raise
-        raise _busy(seen.mount) from error
+        # Its daemon could not start, and took it away itself.
     if not lazily and not wait_daemon_gone(instance):
         raise _stays(instance)
     return Unmounted(is_dead)

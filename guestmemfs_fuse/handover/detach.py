@@ -9,20 +9,21 @@ COMM = "gmemfs-holder"
 OOM_SCORE_ADJ = -900
 
 
-def detach(keep: int) -> None:
-    """Let go of the terminal, directory and descriptors of whoever started us, except descriptor keep."""
+def detach(keep: tuple[int, ...]) -> None:
+    """Let go of the terminal, directory and descriptors of whoever started us, except those of keep."""
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
     for name in os.listdir("/proc/self/fd"):
-        if (fd := int(name)) > 2 and fd != keep:
+        if (fd := int(name)) > 2 and fd not in keep:
             try:
                 os.close(fd)
             except OSError:
                 pass  # the listing's own
-    os.set_inheritable(keep, False)
+    for fd in keep:
+        os.set_inheritable(fd, False)
     _write("/proc/self/comm", COMM)
     # Killing us or the daemon would free no guest memory, but lose it. The daemon inherits this.
     _write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))

@@ -1,9 +1,9 @@
 """The holder: a tiny process that keeps descriptors and a daemon alive where systemd does not.
 
-Run by path, `python -I -S holder.py STATE_DIR STARTER_FD -- DAEMON...`, by handover/launch.py, which also
-makes it a child subreaper (kept across exec, prctl(2)): a successor that outlives its predecessor becomes
-its child. It is the NOTIFY_SOCKET of its daemon and speaks sd_notify(3) as systemd does, plus what
-handover/launch.py asks of it (X_GUESTMEMFS_*).
+Run by path, `python -I -S holder.py STATE_DIR STARTER_FD PID_FD -- DAEMON...`, by handover/launch.py, which
+has locked holder.pid in its name and made it a child subreaper (both are kept across exec): a successor that
+outlives its predecessor becomes its child. It is the NOTIFY_SOCKET of its daemon and speaks sd_notify(3) as
+systemd does, plus what handover/launch.py asks of it (X_GUESTMEMFS_*).
 
 Rules
 - A daemon that ends with status 0, or in answer to SIGTERM, was to stop: the mount's descriptor is dropped.
@@ -65,6 +65,7 @@ class Holder:
         self._ever_ready = False
         self._is_ready = False  # the present daemon
         self._stopping = False
+        self._dropped = False
         self._successor_lost = False
         self._restart_at_s: float | None = None
         self._kill_at_s: float | None = None
@@ -184,7 +185,7 @@ class Holder:
         self._kill_at_s = None
         how = _how(code)
         self._log.note(f"daemon {pid} {how}")
-        wanted = self._stopping or (code == 0 and not self._successor_lost)
+        wanted = self._stopping or self._dropped or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
         if self._starter >= 0 or not (wanted or self._next):
             by_others = code in (-signal.SIGKILL, EXIT_COME_BACK)
@@ -280,6 +281,8 @@ class Holder:
             self._ready()
         if message.get("X_GUESTMEMFS_DROP") == "1":
             self._kept.clear()
+            # A daemon without its descriptors would begin anew what is being destroyed.
+            self._dropped, self._restart_at_s = True, None
         if "X_GUESTMEMFS_START" in message and fds:
             self._start_again(bytes.fromhex(message["X_GUESTMEMFS_START"]), fds.pop(0))
 
@@ -321,6 +324,7 @@ class Holder:
             os.close(starter)
             return
         self._argv, self._starter = argv, starter
+        self._dropped = False
         self._policy.forget()
         self._start()
 
@@ -367,18 +371,17 @@ def _how(code: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """STATE_DIR STARTER_FD -- DAEMON...: hold until nothing is left to hold."""
-    state_dir, starter_text, _dashes, *argv = arguments
+    """STATE_DIR STARTER_FD PID_FD -- DAEMON...: hold until nothing is left to hold."""
+    state_dir, starter_text, pid_text, _dashes, *argv = arguments
     starter = int(starter_text)
-    detach(keep=starter)
+    pid_file = PidFile(os.path.join(state_dir, "holder.pid"), int(pid_text))
+    detach(keep=(starter, pid_file.fd))
     try:
-        pid_file = PidFile(os.path.join(state_dir, "holder.pid"))
         notify = NotifySocket(os.path.join(state_dir, "notify.sock"))
         log = DaemonLog(os.path.join(state_dir, "daemon.log"))
         holder = Holder(notify, log, os.path.join(state_dir, "last_words"), argv)
     except OSError as error:
-        why = "another one is there" if isinstance(error, BlockingIOError) else error.strerror
-        words = LastWords(f"the holder cannot start: {why} ({error.filename or state_dir})")
+        words = LastWords(f"the holder cannot start: {error.strerror} ({error.filename or state_dir})")
         os.write(starter, f"E{words}".encode(errors="replace"))
         return 1
     holder.run(starter)

@@ -22,6 +22,7 @@ from guestmemfs_fuse.core.rebuild import rebuild_error
 from guestmemfs_fuse.handover import pid_file
 from guestmemfs_fuse.handover.holder import ABORT_GRACE_S
 from guestmemfs_fuse.handover.last_words import LastWords, parse
+from guestmemfs_fuse.handover.pid_file import PidFile
 from guestmemfs_fuse.handover.short_path import short_path
 from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.linux.process import set_child_subreaper
@@ -100,11 +101,10 @@ def spawn_holder(
     Raises as start_daemon, and DaemonError when state_dir has a holder already.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    command = [sys.executable, "-I", "-S", _HOLDER, os.path.abspath(state_dir), str(writer), "--", *argv]
     try:
         child = os.fork()
         if child == 0:
-            _double_fork(command, writer)
+            _double_fork(os.path.abspath(state_dir), argv, writer)
     except BaseException:
         os.close(reader)
         raise
@@ -143,21 +143,35 @@ def wait_holder_gone(state_dir: str, timeout_s: float) -> bool:
 # -- the start's two ends --------------------------------------------------------------------------------
 
 
-def _double_fork(command: Sequence[str], writer: int) -> NoReturn:
+def _double_fork(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn:
     """In the first child: start the holder and end, so that the holder is no child of ours."""
     try:
         os.setsid()
         if os.fork() == 0:
-            os.write(writer, b"H%d\n" % os.getpid())
-            # Not passed on by fork, but kept across exec (PR_SET_CHILD_SUBREAPER, prctl(2)).
-            set_child_subreaper()
-            os.set_inheritable(writer, True)
-            os.execve(command[0], list(command), _environment(os.environ))
+            _become_holder(state_dir, argv, writer)
         os._exit(0)
-    except BaseException as error:
-        os.write(writer, f"E{LastWords(f'the holder cannot start: {error}')}".encode(errors="replace"))
+    except OSError as error:
+        why = "another one is there" if isinstance(error, BlockingIOError) else error.strerror
+        words = LastWords(f"the holder cannot start: {why} ({error.filename or state_dir})")
+        os.write(writer, f"E{words}".encode(errors="replace"))
     finally:
         os._exit(1)
+
+
+def _become_holder(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn:
+    """In the second child. Raises OSError.
+
+    Until the exec it shares its command's claim on the state directory (cli/claim.py), and by then it has its
+    pid file: whoever has the claim next sees it, even if the command was killed meanwhile.
+    """
+    os.write(writer, b"H%d\n" % os.getpid())
+    # Not passed on by fork, but kept across exec (PR_SET_CHILD_SUBREAPER, prctl(2)).
+    set_child_subreaper()
+    mine = PidFile(Paths(state_dir).holder_pid)
+    for fd in (writer, mine.fd):
+        os.set_inheritable(fd, True)
+    command = [sys.executable, "-I", "-S", _HOLDER, state_dir, str(writer), str(mine.fd), "--", *argv]
+    os.execve(command[0], command, _environment(os.environ))
 
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:

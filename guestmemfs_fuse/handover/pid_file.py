@@ -1,8 +1,9 @@
 """A pid file that cannot lie: the lock on it tells whether its process lives, and which one it is.
 
-A record lock (fcntl(2)): the kernel names its owner, it does not pass to children, and it ends with the
-process. It would also end if its owner opened and closed the file once more, so the owner never does.
-Standard library only: held by the holder, asked by handover/launch.py.
+A record lock (fcntl(2)): the kernel names its owner, it does not pass to children, it stays through exec, and
+it ends with the process. It would also end if its owner opened and closed the file once more, so the owner
+never does. Standard library only: taken by handover/launch.py for the holder it becomes, held by the holder,
+asked by the commands.
 """
 
 from __future__ import annotations
@@ -18,11 +19,22 @@ _FLOCK = struct.Struct("@hhqqi4x")
 class PidFile:
     """Ours while this process lives."""
 
-    def __init__(self, path: str) -> None:
-        """Write our pid to path and lock it. Raises OSError (EAGAIN) when another process has it."""
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        """Write our pid to path and lock it; fd: it is open and locked by us already, before an exec.
+
+        Raises OSError (EAGAIN) when another process has it.
+        """
         self._path = path
+        if fd is not None:
+            self._fd = fd
+            return
         while not self._lock():
             pass  # its last owner removed it just before we had the lock
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that has to stay open, also across an exec."""
+        return self._fd
 
     def _lock(self) -> bool:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

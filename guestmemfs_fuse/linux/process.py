@@ -77,6 +77,30 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    """The children of a single-threaded process, zombies included; none when it is gone.
+
+    From /proc/PID/task/TID/children (proc(5)); a child may be left out while another one is being reaped.
+    Where the kernel does not have the file (CONFIG_PROC_CHILDREN) every process is asked for its parent.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except ProcessLookupError:
+        return []
+    except FileNotFoundError:
+        everybody = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [each for each in everybody if _parent(each) == pid]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def is_dying(tid: int) -> bool:
     """Whether a thread is gone, or has SIGKILL pending: every signal that ends a process becomes that.
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError
@@ -42,7 +43,6 @@ def report(state_dir: Path, fds: dict[str, list[int]]) -> None:
 
 def hand_over(notifier: Notifier, fds: dict[str, list[int]], argv: list[str], *, stay: bool) -> None:
     """Start the next daemon with our descriptors, name it, and go (or hang instead)."""
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     flat = [(name, fd) for name, found in fds.items() for fd in found]
     pid = spawn([*argv, "successor"], os.environ, flat, (0, 1, 2))
     notifier.main_pid(pid)
@@ -72,18 +72,22 @@ def main() -> None:
             while True:
                 signal.pause()
     slow, come_back = behaviour == "slow stop", behaviour == "come back"
-    signal.signal(signal.SIGTERM, lambda *_: stop(notifier, slow=slow, come_back=come_back))
     names = (fdnames.FUSE,) if behaviour == "no region" else (fdnames.FUSE, REGION)
-    make_fds(notifier, fds, names)
     argv = [sys.executable, os.path.abspath(__file__), str(state_dir)]
-    signal.signal(signal.SIGUSR1, lambda *_: hand_over(notifier, fds, argv, stay=behaviour == "former stays"))
-    signal.signal(signal.SIGUSR2, lambda *_: print("a line from the daemon", file=sys.stderr, flush=True))
+    orders: dict[int, Callable[[], None]] = {
+        signal.SIGTERM: lambda: stop(notifier, slow=slow, come_back=come_back),
+        signal.SIGUSR1: lambda: hand_over(notifier, fds, argv, stay=behaviour == "former stays"),
+        signal.SIGUSR2: lambda: print("a line from the daemon", file=sys.stderr, flush=True),
+    }
     if behaviour == "lost successor" and "successor" not in sys.argv:
-        signal.signal(signal.SIGUSR1, lambda *_: lose_successor(notifier))
+        orders[signal.SIGUSR1] = lambda: lose_successor(notifier)
+    # Blocked and waited for: a handler would be missed when its signal comes just before pause(2).
+    signal.pthread_sigmask(signal.SIG_BLOCK, orders)
+    make_fds(notifier, fds, names)
     report(state_dir, fds)
     notifier.ready()
     while True:
-        signal.pause()
+        orders[signal.sigwait(orders)]()
 
 
 def stop(notifier: Notifier, *, slow: bool, come_back: bool) -> None:

@@ -224,6 +224,18 @@ def test_a_holder_of_memory_outlives_the_stopped_daemon_until_it_is_dropped(stag
     launch.drop_kept(str(stage.state_dir))
 
 
+def test_what_is_dropped_is_not_started_again(stage: Stage) -> None:
+    """A daemon without its descriptors would begin anew what destroy is about to remove."""
+    stage.start()
+    stage.behave("crash")
+    stage.kill(stage.await_start(1)["pid"])
+    until(lambda: stage.log().count("exited with status 3") == 5, "the longest wait before a restart")
+    launch.drop_kept(str(stage.state_dir))
+    assert launch.wait_holder_gone(str(stage.state_dir), DEADLINE_S)
+    assert stage.log().count("exited with status 3") == 5
+    assert not (stage.state_dir / "last_words").exists()
+
+
 def test_a_start_right_after_a_stop_waits_for_it(stage: Stage) -> None:
     stage.behave("slow stop")
     holder = stage.start()
