@@ -69,7 +69,7 @@ def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: C
             for name, path in paths.items()
         }
         progress = out.progress(f"allocating {_named(size_bytes)}")
-        samples = interleave(rounds, turns, progress=progress, warmup=1 if rounds > 1 else 0)
+        samples = interleave(rounds, turns, progress=progress)
     rows = {"allocate": "allocate", "touch": "allocate and touch"}
     for metric, title in rows.items():
         if metric in samples:

@@ -93,10 +93,13 @@ def _works(bench: Bench, machine: Machine) -> bool:
 
 
 @contextmanager
-def _guest(bench: Bench, machine: Machine, memory: str, size_bytes: int, fill: int = 0) -> Iterator[Guest]:
+def _guest(
+    bench: Bench, machine: Machine, memory: str, size_bytes: int, fill: int = 0, where: Path | None = None
+) -> Iterator[Guest]:
+    """where: for its log, sockets and state."""
     from guestmemfs_fuse.bench.qemu import Guest
 
-    directory = bench.directory / "guest"
+    directory = where or bench.directory / "guest"
     directory.mkdir(exist_ok=True)
     with Guest(machine, directory, memory, size_bytes, fill) as guest:
         yield guest
@@ -196,10 +199,10 @@ def _updates(
     with ExitStack() as stack:
         ours = bench.instance("blackout", size_bytes + 64 * MIB)
         stack.callback(ours.destroy)
-        state = bench.tmpfs("guest", f"size={size_bytes + 256 * MIB},noswap")
+        state = bench.tmpfs("guest-state", f"size={size_bytes + 256 * MIB},noswap")
         stack.callback(bench.umount, state)
         memory = _file_backend(ours.mountpoint / "ram")
-        guest = stack.enter_context(_guest(bench, machine, memory, size_bytes, _FILL_PERCENT))
+        guest = stack.enter_context(_guest(bench, machine, memory, size_bytes, _FILL_PERCENT, state))
         guest.wait_for("ready")
         guest.live_update(is_ram_in_place=True)  # the first one also pays for reading QEMU from disk
         kept = [_figures(guest, is_ram_in_place=True) for _ in range(scale.blackouts)]

@@ -69,14 +69,17 @@ def interleave(
     rounds: int,
     contenders: Mapping[str, Callable[[], Figures]],
     *,
-    warmup: int = 1,
+    warmup: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Samples:
-    """Run all contenders in turns and collect what they measured; `warmup` more rounds are thrown away.
+    """Run all contenders in turns and collect what they measured.
 
+    warmup: how many more rounds come first and are thrown away; one, unless there is but one round anyway.
     progress: told after every round how many of how many are done.
     """
     found: Samples = {}
+    if warmup is None:
+        warmup = 1 if rounds > 1 else 0
     total = rounds + warmup
     for turn, (number, name) in enumerate(turns(list(contenders), total), 1):
         figures = contenders[name]()

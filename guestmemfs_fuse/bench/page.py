@@ -5,10 +5,10 @@ Called by `guestmemfs bench --out`, with the plots that were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from guestmemfs_fuse.bench import text
-from guestmemfs_fuse.bench.results import OURS, Area, Results, Row
+from guestmemfs_fuse.bench.results import OURS, Area, Results, Row, contenders
 
 _INTRODUCTION = """\
 Written by `make bench` (`make bench-full` takes longer), from one run on one machine; the figures behind
@@ -94,12 +94,12 @@ def _area(area: Area, has_plot: bool) -> Iterable[str]:
         yield from (note, "")
     if has_plot:
         yield from (f"![{area.title}]({area.name}.svg)", "")
-    names = _contenders(area.rows)
+    names = contenders(area.rows)
     if area.rows:
         yield "| | " + " | ".join(names) + " | target |"
         yield "|---" * (len(names) + 2) + "|"
     for row in area.rows:
-        cells = [_cell(row, name) for name in names]
+        cells = [_cell(row, name, names) for name in names]
         yield f"| {row.title} | {' | '.join(cells)} | {text.verdict(row)} |"
     if area.left_out:
         yield from ("", "Left out:", "")
@@ -107,16 +107,11 @@ def _area(area: Area, has_plot: bool) -> Iterable[str]:
     yield from ("", f"Took {area.took_s:.0f} s.", "")
 
 
-def _contenders(rows: Iterable[Row]) -> list[str]:
-    """Ours first, then in the order they appear."""
-    seen: Mapping[str, None] = dict.fromkeys(name for row in rows for name in row.figures)
-    return sorted(seen, key=lambda name: name != OURS)
-
-
-def _cell(row: Row, name: str) -> str:
+def _cell(row: Row, name: str, names: Collection[str]) -> str:
     if name not in row.figures:
         return "–"
     cell = text.summary(row.figures[name], row.unit)
     if row.ratios and name in row.ratios:
-        cell += f"<br>{text.ratio(row.ratios[name])}"
+        of = "" if row.control in names else f" of {row.control}"
+        cell += f"<br>{text.ratio(row.ratios[name])}{of}"
     return cell + ("<br>control" if name == row.control else "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guestmemfs_fuse.bench import text
-from guestmemfs_fuse.bench.results import OURS, Area, Results, Row
+from guestmemfs_fuse.bench.results import OURS, Area, Results, Row, contenders
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def draw(results: Results, directory: Path) -> list[str]:
 
     matplotlib.use("svg")
     # Without these every run would write other bytes: random ids, and text as outlines of some font.
-    settings: dict[str, Any] = {"svg.hashsalt": "guestmemfs", "svg.fonttype": "none", "font.size": 9}
+    settings: Any = {"svg.hashsalt": "guestmemfs", "svg.fonttype": "none", "font.size": 9}
     drawn = []
     with matplotlib.rc_context(settings):
         for area in results.areas:
@@ -93,16 +93,16 @@ def _draw_ratios(axes: Axes, rows: list[Row]) -> None:
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yticks([-at for at in range(len(rows))], [row.title for row in rows])
-    axes.set_xlabel("cost relative to the control (less is better)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    controls = list(dict.fromkeys(row.control for row in rows if row.control))
+    axes.set_xlabel(f"cost relative to the control (1x: {' or '.join(controls)}); less is better")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, frameon=False)
 
 
 def _draw_curve(axes: Axes, area: Area, rows: list[Row]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row.figures))
-    names = [name for name in names if sum(name in row.figures for row in rows) > 1]
-    # A control that is one point of ours again is a line nobody needs.
-    names = [name for name in names if name == OURS or not _is_constant(rows, name)] or names
+    names = [name for name in contenders(rows) if sum(name in row.figures for row in rows) > 1]
     unit = rows[0].unit
     for number, name in enumerate(names):
         points = [(row.x or 0.0, row.figures[name]) for row in rows if name in row.figures]
@@ -130,7 +130,3 @@ def _draw_curve(axes: Axes, area: Area, rows: list[Row]) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     if len(names) > 1:
         axes.legend(fontsize=8)
-
-
-def _is_constant(rows: list[Row], name: str) -> bool:
-    return len({row.figures[name] for row in rows if name in row.figures}) == 1

@@ -78,6 +78,20 @@ class Area:
     failed: str | None = None
 
 
+def contenders(rows: Sequence[Row]) -> list[str]:
+    """Whose figures are worth showing beside each other: ours first, then in the order they appear.
+
+    Not a control that is just one row of ours again, as curves have it.
+    """
+    seen = dict.fromkeys(name for row in rows for name in row.figures)
+    own = [row.figures[OURS] for row in rows if OURS in row.figures]
+
+    def is_ours(name: str) -> bool:
+        return name != OURS and all(row.figures[name] in own for row in rows if name in row.figures)
+
+    return sorted((name for name in seen if not is_ours(name)), key=lambda name: name != OURS)
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """One run. machine: see machine.describe; scale: quick, bench, full or tiny."""

@@ -52,7 +52,8 @@ def run(
         for name in names:
             say(f"{name}: begins")
             found.append(_attempt(name, bench, scale))
-            say(f"{name}: took {found[-1].took_s:.0f} s")
+            how = f"failed: {found[-1].failed}" if found[-1].failed else f"took {found[-1].took_s:.0f} s"
+            say(f"{name}: {how}")
     return Results(described, scale.name, __version__, time.monotonic() - began_s, tuple(found))
 
 

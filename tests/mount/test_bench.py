@@ -1,0 +1,66 @@
+"""`guestmemfs bench` at its smallest: it runs, writes what it should, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from guestmemfs_fuse.linux import hugepages
+from tests import leftovers
+from tests.cli import COMMAND, Guestmemfs
+from tests.require import require
+
+
+def environment(guestmemfs: Guestmemfs) -> dict[str, str]:
+    # Whatever a run makes is in a directory that mkdtemp made there.
+    return {**os.environ, "GUESTMEMFS_BENCH_SCALE": "tiny", "TMPDIR": str(guestmemfs.directory)}
+
+
+def left_behind(directory: Path) -> list[str]:
+    return leftovers.wait_gone(directory).lines() + [path.name for path in directory.glob("gm-bench-*")]
+
+
+def test_a_tiny_run_measures_every_area_and_leaves_nothing(guestmemfs: Guestmemfs) -> None:
+    require(Path("/usr/bin/cc").exists(), "a C compiler")
+    pools = hugepages.read_pools()
+    out = guestmemfs.directory / "out"
+    done = subprocess.run(
+        [COMMAND, "bench", "--quick", "--json", "--out", out],
+        env=environment(guestmemfs),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    areas = {area["name"]: area for area in found["areas"]}
+    assert [name for name, area in areas.items() if area["failed"]] == []
+    assert {name for name, area in areas.items() if area["rows"]} == set(areas) - {"guest"}
+    assert json.loads((out / "results.json").read_text()) == found
+    assert (out / "README.md").read_text().startswith("# Benchmarks")
+    huge = next(row for row in areas["memory"]["rows"] if row["metric"] == "huge_fraction")
+    assert huge["figures"]["guestmemfs"]["median"] == 1.0
+    assert left_behind(guestmemfs.directory) == []
+    assert [pool.total for pool in hugepages.read_pools()] == [pool.total for pool in pools]
+
+
+def test_a_run_that_is_interrupted_leaves_nothing(guestmemfs: Guestmemfs) -> None:
+    require(Path("/usr/bin/cc").exists(), "a C compiler")
+    run = subprocess.Popen(
+        [COMMAND, "bench", "--area", "lifecycle"],
+        env=environment(guestmemfs),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "doing nothing" in line:  # an instance is mounted and served by now
+            break
+    run.send_signal(signal.SIGINT)
+    rest = run.stderr.read()
+    assert run.wait(60) == 130, rest
+    assert left_behind(guestmemfs.directory) == []
