@@ -64,10 +64,11 @@ class Engine:
         """Make an inode; a regular file gets its (empty) backing first.
 
         A crash in between leaves an empty backing of a number not given out yet, which the next create
-        of that number takes over.
+        of that number takes over. An O_TMPFILE file that was made before a crash may have been reaped since,
+        for nobody had it: then the caller who asks again gets another one.
         """
         done = self.ledger.already_done(origin)
-        if done is not None:
+        if done is not None and done in self.state.inodes:
             return done
         is_file = command.mode & 0o170000 == 0o100000
         if is_file:
@@ -113,8 +114,6 @@ class Engine:
 
     def recover(self) -> None:
         """Before the first request: settle what the last daemon may have left half done."""
-        for ino in recovery.made_last(self.state) & self.state.orphans:
-            self.orphans.expected(ino)
         settled = recovery.settle_tail(self.state, self.region)
         if settled:
             log.info("settled %d files the last daemon was working on", settled)

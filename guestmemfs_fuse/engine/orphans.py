@@ -2,7 +2,8 @@
 
 The kernel says FORGET when it drops an inode, but a FORGET that a dying daemon had read is lost, and a
 new daemon does not know the lookup counts. So nothing is counted: whether an orphan may go is asked of
-the kernel itself (Kernel.knows), after a FORGET, at start-up, and when memory runs short.
+the kernel itself (Kernel.knows), after a FORGET, at start-up, and when memory runs short. One kind of orphan
+the kernel may know only later: an O_TMPFILE file whose caller has not picked the answer up (`expected`).
 
 Where files are extents of one region file (hugetlb), that is not all: `guestmemfs run` maps the region file,
 so the kernel drops the inode while a guest still uses its blocks. Who does is found in /proc (in a thread),
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import trio
@@ -26,7 +28,7 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
-from guestmemfs_fuse.engine import mappings
+from guestmemfs_fuse.engine import mappings, recovery
 from guestmemfs_fuse.engine.backings import Backings
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
@@ -38,12 +40,21 @@ log = logging.getLogger(__name__)
 _MOST_WATCHED: Final = 256
 """Processes whose end is waited for at the same time; there is a descriptor for each."""
 
+_PICKED_UP_S: Final = 5.0
+"""Within which a caller has picked up what the daemon before us answered: it was woken before we began."""
+
 
 class Orphans:
     """Reaps inodes that have neither name nor user."""
 
     def __init__(
-        self, ledger: Ledger, region: Region, kernel: Kernel, backings: Backings, poison: Poison
+        self,
+        ledger: Ledger,
+        region: Region,
+        kernel: Kernel,
+        backings: Backings,
+        poison: Poison,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._region = region
@@ -51,6 +62,11 @@ class Orphans:
         self._backings = backings
         self._poison = poison
         self._unborn: set[int] = set()
+        # The same of the daemon before us. A FORGET may have died with it, and a caller who was killed does
+        # not ask again: so these are spared for a while only.
+        self._perhaps_unborn: set[int] = set(recovery.nameless_last(ledger.state))
+        self._clock = clock
+        self._picked_up_at_s = clock() + _PICKED_UP_S
         self.reaped = 0
         self._due = trio.Event()
         self._watched: set[int] = set()
@@ -58,7 +74,8 @@ class Orphans:
     def expected(self, ino: Ino) -> None:
         """An inode was made without a name (O_TMPFILE): the kernel will hold it once it has our reply.
 
-        Until its FORGET comes, that the kernel does not know it means only that the reply is on its way.
+        Until its FORGET comes (call `forgotten` when there will be no such reply), that the kernel does not
+        know it means only that the reply is on its way.
         """
         self._unborn.add(ino)
 
@@ -79,8 +96,14 @@ class Orphans:
     def sweep(self) -> int:
         """Reap every orphan the kernel does not hold; returns how many. Some are left to run()."""
         before = self.reaped
-        self._reap_unused(self._ledger.state.orphans - self._unborn)
+        self._reap_unused(self._born())
         return self.reaped - before
+
+    def _born(self) -> set[Ino]:
+        """The orphans of which the kernel's word is final."""
+        if self._perhaps_unborn and self._clock() > self._picked_up_at_s:
+            self._perhaps_unborn.clear()
+        return self._ledger.state.orphans - self._unborn - self._perhaps_unborn
 
     async def reap(self) -> int:
         """As sweep, and those of the region file whose blocks nobody maps; returns how many went."""
@@ -139,7 +162,7 @@ class Orphans:
         state = self._ledger.state
         if self._region.region_file is None or state.frozen:
             return []
-        inodes = [state.inodes[ino] for ino in state.orphans - self._unborn]
+        inodes = [state.inodes[ino] for ino in self._born()]
         return [inode for inode in inodes if inode.extents and not self._kernel.knows(inode.ino)]
 
     def _try_let_go(self, ino: Ino, *, is_unmapped: bool = False) -> None:

@@ -30,6 +30,19 @@ def made_last(state: State) -> set[Ino]:
     return {state.recent[unique] for unique in islice(reversed(state.recent), _TAIL)}
 
 
+def nameless_last(state: State) -> set[Ino]:
+    """O_TMPFILE files of the last requests that nobody has touched: their callers may not have them yet.
+
+    Whatever had a name, a size or other attributes since had a user, who had it from the kernel.
+    """
+    return {ino for ino in made_last(state) & state.orphans if _is_untouched(state.inodes[ino])}
+
+
+def _is_untouched(inode: Inode) -> bool:
+    grown = inode.size_bytes or inode.prealloc_bytes
+    return inode.is_file and not grown and inode.atime_ns == inode.mtime_ns == inode.ctime_ns
+
+
 def settle_tail(state: State, region: Region) -> int:
     """Settle the files of the last requests; returns how many differed. O(1), whatever the instance holds."""
     files = [

@@ -58,6 +58,10 @@ class EngineHooks:
         )
         ino = self._engine.make(command, request)
         self._engine.orphans.expected(ino)
-        self._engine.backings.ensure(ino)
-        inode = inode_of(self._engine.state, ino)
-        return TmpfileReply(attributes_of(inode, self._engine.region), ino)
+        try:
+            self._engine.backings.ensure(ino)
+            inode = inode_of(self._engine.state, ino)
+            return TmpfileReply(attributes_of(inode, self._engine.region), ino)
+        except BaseException:
+            self._engine.orphans.forgotten([ino])  # the caller gets an error: nobody will ever have it
+            raise
