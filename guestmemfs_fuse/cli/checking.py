@@ -6,27 +6,23 @@ before the next start depends on them. Without a daemon everything is done here,
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from guestmemfs_fuse.cli import survey
+from guestmemfs_fuse.cli import progress, survey
 from guestmemfs_fuse.cli.daemons import RESTART_WAIT_S, ask
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError, MetadataError
 from guestmemfs_fuse.engine import fsck_metadata, fsck_offline
-from guestmemfs_fuse.engine.fsck import Checked, Finding, Result, Tick
+from guestmemfs_fuse.engine.fsck import Checked, Finding, Result
 from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance import BrokenInstance, Instance
 from guestmemfs_fuse.region import choose
 
-_BAR_AFTER_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
 _ON_THE_MOVE: Final = frozenset({"leftover-file", "torn-tail"})
 """What a daemon that writes at this moment looks like from outside."""
@@ -53,21 +49,20 @@ def check(target: str, *, repair: bool) -> Report:
         raise DaemonError("the daemon does not answer", hint=found.advice)
     if found.condition is Condition.LOST:
         raise GuestmemfsError(f"instance {instance.name} has no memory any more", hint=found.advice)
-    with _progress() as tick:
+    with progress.bar("checking") as tick:
         done = fsck_offline.run(instance.config, instance.paths, Notifier(None), repair=repair, tick=tick)
     return Report(_plain(instance.name, "offline", done.as_plain()), _advice(done, repair=repair))
 
 
 def _online(instance: Instance, *, repair: bool) -> Report:
-    with _progress() as tick:
-
-        def on_event(values: Mapping[str, object]) -> None:
-            done, total = values.get("done"), values.get("total")
-            if isinstance(done, int) and isinstance(total, int):
-                tick(done, total)
-
+    with progress.bar("checking") as tick:
         told = ask(
-            instance, "fsck", {"repair": repair}, wait_s=RESTART_WAIT_S, timeout_s=None, on_event=on_event
+            instance,
+            "fsck",
+            {"repair": repair},
+            wait_s=RESTART_WAIT_S,
+            timeout_s=None,
+            on_event=progress.on_event(tick),
         )
     on_disk = [asdict(finding) for finding in _metadata_files(instance)]
     told["problems"] = on_disk + told["problems"]
@@ -116,23 +111,3 @@ def _advice(done: Result, *, repair: bool) -> str | None:
     if "unknown-format" in kinds:
         return "use the version of guestmemfs-fuse that wrote it; nothing was changed"
     return None if repair else "--repair mends what it can"
-
-
-@contextmanager
-def _progress() -> Iterator[Tick]:
-    """A bar on stderr when that is a terminal and the work takes longer than a moment."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    began_s = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("checking", total=None, visible=False)
-
-        def tick(done: int, total: int) -> None:
-            shown = time.monotonic() - began_s > _BAR_AFTER_S
-            bar.update(task, completed=done, total=total or None, visible=shown)
-
-        yield tick

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from guestmemfs_fuse.cli import sight, unit_state
+from guestmemfs_fuse.cli import progress, sight, unit_state
 from guestmemfs_fuse.cli.claim import claimed_anew
 from guestmemfs_fuse.cli.mountpoint import require_free
 from guestmemfs_fuse.cli.output import say
@@ -311,7 +311,8 @@ def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -
     argv = launch.daemon_argv(paths.state_dir)
     try:
         if is_new_region and hugetlb_reserve.wanted(config):
-            config = hugetlb_reserve.take(config, lambda changed: changed.save(paths.state_dir))
+            with progress.watched("reserving huge pages", _pool_growth(config), "bytes"):
+                config = hugetlb_reserve.take(config, lambda changed: changed.save(paths.state_dir))
         if wishes.foreground:
             sys.stdout.flush()
             os.execv(argv[0], argv)
@@ -321,6 +322,19 @@ def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -
         if stored is None and isinstance(error, DaemonError):
             error.hint = "`guestmemfs --debug mount ...` shows the daemon's last words"  # its log goes now
         raise
+
+
+def _pool_growth(config: InstanceConfig) -> progress.Measure:
+    """How far the pool of huge pages has grown since now, towards what the region lacks, in bytes."""
+    size_bytes, page_bytes, node = config.size_bytes, config.block_bytes, config.numa_node
+    before = hugetlb_pool.pool_of(page_bytes, node).total
+    missing = hugetlb_pool.missing_pages(size_bytes, page_bytes, node)
+
+    def measure() -> tuple[int, int]:
+        grown = hugetlb_pool.pool_of(page_bytes, node).total - before
+        return grown * page_bytes, missing * page_bytes
+
+    return measure
 
 
 def _undo(config: InstanceConfig, stored: InstanceConfig | None, paths: Paths, is_new_region: bool) -> None:

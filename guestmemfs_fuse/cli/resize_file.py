@@ -27,10 +27,17 @@ def resize_file(path: str, size: int, force: bool) -> None:
     this without --force (exit code 1).
     """
     host.require_root()
-    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.cli import daemons, progress
     from guestmemfs_fuse.metadata.instance import instance_of_path
 
     instance, inside = instance_of_path(path)
     args = {"path": "/" + inside, "size_bytes": size, "force": force}
-    # Many GiB take a while.
-    daemons.ask(instance, "resize_file", args, wait_s=daemons.RESTART_WAIT_S, timeout_s=None)
+    with progress.bar("allocating", "bytes") as tick:
+        daemons.ask(
+            instance,
+            "resize_file",
+            args,
+            wait_s=daemons.RESTART_WAIT_S,
+            timeout_s=None,
+            on_event=progress.on_event(tick),
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmemfs_fuse.cli import daemons
+from guestmemfs_fuse.cli import daemons, progress
 from guestmemfs_fuse.control.client import NotRunningError
 from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.metadata.instance import Instance
@@ -23,10 +23,10 @@ class Resized:
 
 def resize(instance: Instance, size_bytes: int) -> Resized:
     """Have the daemon do it. Raises GuestmemfsError; then the size is as it was."""
+    args = {"size_bytes": size_bytes}
     try:
-        answer = daemons.ask(
-            instance, "resize", {"size_bytes": size_bytes}, timeout_s=_LONG_S, wait_s=daemons.RESTART_WAIT_S
-        )
+        with progress.watched("waiting for an allocation under way", lambda: (0, 0)):
+            answer = daemons.ask(instance, "resize", args, timeout_s=_LONG_S, wait_s=daemons.RESTART_WAIT_S)
     except NotRunningError as error:
         raise DaemonError(
             f"instance {instance.name} is not served",

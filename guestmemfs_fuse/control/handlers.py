@@ -19,11 +19,14 @@ from guestmemfs_fuse.control.server import Handler, Progress
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import UsageError
 from guestmemfs_fuse.core.lookup import inode_of
-from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino, round_up
 from guestmemfs_fuse.engine import picture, report
 from guestmemfs_fuse.engine.engine import Engine
 
 Args = Mapping[str, object]
+
+_TELL_EVERY_S = 0.25
 T = TypeVar("T")
 
 
@@ -110,12 +113,25 @@ class Handlers:
         return {"frozen": False}
 
     async def resize_file(self, args: Args, progress: Progress) -> object:
-        """{path, size_bytes, force} -> truncate, also what is pinned or mapped."""
+        """{path, size_bytes, force} -> truncate, also what is pinned or mapped. Tells {done, total}."""
         inode = report.resolve(self._engine.state, argument(args, "path", str))
         size_bytes, force = argument(args, "size_bytes", int), argument(args, "force", bool)
-        await self._engine.memory.resize(inode.ino, size_bytes, force=force)
+        async with trio.open_nursery() as nursery:
+            if size_bytes > inode.size_bytes:
+                nursery.start_soon(self._tell_growth, inode, size_bytes, progress)
+            await self._engine.memory.resize(inode.ino, size_bytes, force=force)
+            nursery.cancel_scope.cancel()
         self._engine.kernel.invalidate_inode(inode.ino)
         return {"size_bytes": inode.size_bytes}
+
+    async def _tell_growth(self, inode: Inode, size_bytes: int, progress: Progress) -> None:
+        """How much memory a file has that is being grown, as the kernel counts it; runs for ever."""
+        region = self._engine.region
+        total_bytes = round_up(size_bytes, region.block_bytes)
+        while True:
+            await trio.sleep(_TELL_EVERY_S)
+            stat = await trio.to_thread.run_sync(region.stat, inode)
+            await progress({"done": min(stat.allocated_bytes, total_bytes), "total": total_bytes})
 
     async def layout(self, args: Args, progress: Progress) -> object:
         """{ino} -> where the launcher finds the file's bytes (redirect/layout.py)."""
