@@ -115,8 +115,7 @@ class Daemon:
         with self._cleanup:
             storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
             self._storage = storage
-            sessions = self._fds.get(fdnames.LIVEUPDATE, [])
-            self._preservation = Preservation(self._config, self._paths, self._notifier, sessions)
+            self._preservation = Preservation(self._config, self._paths, self._notifier, self._fds)
             gc.freeze()  # a full collection would stop callers for as long as the inode table is large
             self._cleanup.callback(storage.close)
             self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
@@ -294,11 +293,12 @@ class Daemon:
         return {"old_bytes": old_bytes, "new_bytes": new_bytes}
 
     async def _preserve(self, args: Args, progress: Progress) -> object:
-        """{abort} -> {session, files, took_ms}: give the region to the kernel for a kexec, or undo it."""
+        """{abort, by_store} -> {session, files, took_ms}: have the region carried by a kexec, or undo it."""
         if argument(args, "abort", bool):
             return await self._preservation.abort(self._engine)
         files = {int(ino): fd for ino, fd in memfd.file_fds(self._storage.region.handover_fds()).items()}
-        return await self._preservation.preserve(self._engine, files)
+        by_store = args.get("by_store") is True
+        return await self._preservation.preserve(self._engine, files, by_store=by_store)
 
     async def _thaw(self, args: Args, progress: Progress) -> object:
         """{} -> as control/handlers, unless a live update is under way."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
@@ -23,15 +23,19 @@ from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import InstanceConfig
 
 
-def start_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
-    """Become the daemon. environ: systemd's (LISTEN_*, STATE_DIRECTORY). Raises GuestmemfsError."""
+def start_unit(name_or_path: str, environ: MutableMapping[str, str]) -> None:
+    """Become the daemon. environ: systemd's (LISTEN_*, STATE_DIRECTORY), which the daemon gets too.
+
+    Raises GuestmemfsError.
+    """
     path = unit_config.path_of(name_or_path)
     name = unit_config.name_of(path)
     if is_live(name, environ):
         _become(registry.state_dir_of(name))
     wishes = unit_config.read(path)
     os.makedirs(wishes.mountpoint, exist_ok=True)
-    wishes = _remember(name, wishes, environ)
+    came_through = _came_through_kexec(name, wishes, environ)
+    wishes = _remember(name, wishes, environ, is_lost=not came_through)
     from guestmemfs_fuse.cli.mounting import mount_instance
 
     mount_instance(wishes)
@@ -50,13 +54,23 @@ def is_live(name: str, environ: Mapping[str, str]) -> bool:
     return False
 
 
+def _came_through_kexec(name: str, wishes: Wishes, environ: MutableMapping[str, str]) -> bool:
+    """Whether systemd carried the instance through a kexec; it is as after an umount then."""
+    received = {each: [fd] for each, fd in fdstore.parse_listen_fds(environ, os.getpid())}
+    if wishes.kind != "memfd" or not received:
+        return False
+    from guestmemfs_fuse.cli import carried
+
+    return carried.settle(name, wishes.state_dir, received, environ)
+
+
 def _become(state_dir: str) -> NoReturn:
     argv = launch.daemon_argv(state_dir)
     sys.stdout.flush()
     os.execv(argv[0], argv)
 
 
-def _remember(name: str, wishes: Wishes, environ: Mapping[str, str]) -> Wishes:
+def _remember(name: str, wishes: Wishes, environ: Mapping[str, str], *, is_lost: bool) -> Wishes:
     """Say what the last boot cost, which the new instance will tell too; note what there is from now on."""
     directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if not directory:
@@ -65,7 +79,7 @@ def _remember(name: str, wishes: Wishes, environ: Mapping[str, str]) -> Wishes:
     assert size_bytes is not None  # unit_config.read
     boot_id = registry.current_boot_id()
     last = remembered.read(directory, name)
-    if last is not None and last.is_lost(boot_id):
+    if is_lost and last is not None and last.is_lost(boot_id):
         what = f"the {last.kind} region of instance {name} ({size_text(last.size_bytes)})"
         say(f"note: {what} was of an earlier boot and is gone: starting empty")
         wishes = replace(wishes, replaces=Replaced(last.kind, last.size_bytes))

@@ -12,6 +12,8 @@ import time
 
 SYSTEMD = "/run/systemd/system"
 """There while systemd is PID 1 (sd_booted(3))."""
+CARRIES_FROM = 261
+"""The first systemd whose fd store goes through a kexec (core: manager_luo_serialize_fd_stores())."""
 _ASK_S = 5.0
 _POLL_S = 0.1
 
@@ -37,6 +39,23 @@ def release_memory(name: str) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def why_not_carried(name: str) -> str | None:
+    """None when systemd itself takes the fd store of the unit through a kexec, else why it does not."""
+    version = systemd_version()
+    if version < CARRIES_FROM:
+        return f"this is systemd {version or 'of an unknown version'}, {CARRIES_FROM} is the first that does"
+    if _property(name, "FileDescriptorStorePreserve") != "yes":
+        return f"{unit_of(name)} has no FileDescriptorStorePreserve=yes"
+    return None
+
+
+def systemd_version() -> int:
+    """Of the manager that runs, not of the program that is installed; 0 when it does not say."""
+    text = _systemctl("show", "--property=Version", "--value").strip()
+    digits = text[: len(text) - len(text.lstrip("0123456789"))]
+    return int(digits) if digits else 0
 
 
 def unit_of(name: str) -> str:

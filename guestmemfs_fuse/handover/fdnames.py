@@ -19,6 +19,9 @@ RETRIEVING = "liveupdate-retrieving"
 MANIFEST = "liveupdate-manifest"
 """The manifest out of it."""
 
+CARRIED = "liveupdate-carried"
+"""The manifest of an instance whose files systemd itself carries through a kexec (handover/luo_carried)."""
+
 CONTROL = "control"
 """The control socket's listener: handed to a successor so that no client is refused meanwhile."""
 

@@ -73,6 +73,28 @@ def received_fds(environ: MutableMapping[str, str] | None = None) -> dict[str, l
     return by_name
 
 
+def pass_on(environ: MutableMapping[str, str], name: str, fd: int) -> None:
+    """Add fd, which becomes ours to give, to the descriptors that this process's next program receives.
+
+    For a process that was started with descriptors and becomes the daemon by exec. Raises DaemonError when
+    it has its own file where the next one would be.
+    """
+    found = parse_listen_fds(environ, os.getpid())
+    number = FIRST_FD + len(found)
+    if fd != number:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(fd, number)
+            os.close(fd)
+        else:
+            raise DaemonError(f"descriptor {number} is in use: {name} cannot be passed on as it")
+    os.set_inheritable(number, True)
+    environ["LISTEN_PID"] = str(os.getpid())
+    environ["LISTEN_FDS"] = str(len(found) + 1)
+    environ["LISTEN_FDNAMES"] = ":".join([*(each for each, _fd in found), name])
+
+
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
     """Seconds within which watchdog() must be called, or None (sd_watchdog_enabled(3))."""
     text = environ.get("WATCHDOG_USEC", "")

@@ -2,7 +2,8 @@
 
 A session named after the instance holds one file per inode, under the inode's number as token, and under
 token 0 the manifest: configuration, metadata and the list of what else there is, with a checksum, since
-everything else about the instance (in /run) is lost.
+everything else about the instance (in /run) is lost. Where systemd carries its fd store through the kexec
+itself (261 and later), there is no session of ours: the manifest lies in the store beside the files.
 
 Invariants: a manifest that was decoded is what was encoded, or is refused; `check_file` and `check_state`
 say yes before anybody may finish the session. Used by luo_preserve (old kernel) and luo_retrieve (new one).

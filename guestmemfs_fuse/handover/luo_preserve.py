@@ -1,10 +1,12 @@
-"""Before the kexec: hand a frozen memfd region to the kernel's live update orchestrator. In the daemon.
+"""Before the kexec: have a frozen memfd region carried to the next kernel. In the daemon.
 
-    preserve   freeze; one session; every file and the manifest into it; its fd into the fd store
-    abort      close the session: the kernel lets go of all files; thaw
+    preserve   freeze; every file and the manifest into one live update session; its fd into the fd store.
+               Or, where systemd carries its fd store itself (by_store): the manifest into the fd store
+    abort      close the session: the kernel lets go of all files; or take the manifest back. Thaw
 
 The device is opened as late and closed as early as possible, since only one process can have it. The
-session's fd must stay open until the kexec: it lies in the fd store, and with us.
+session's fd must stay open until the kexec: it lies in the fd store, and with us. A file can be in one
+session only, so there is none of ours where systemd makes one at the end of its shutdown.
 
 Invariants: either everything is in the session or the session is closed and the instance is as it was;
 while a session is there nothing thaws the instance (the kernel has frozen the sizes of its files); a daemon
@@ -30,6 +32,7 @@ from guestmemfs_fuse.handover.luo import Kernel, Manifest
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths, current_boot_id
 
+_SYSTEMD_SESSION = "systemd"  # of the manager itself: what it carries of all its units
 _NO_DEVICE = "boot a kernel with CONFIG_LIVEUPDATE and CONFIG_LIVEUPDATE_MEMFD, with kho=on liveupdate=on"
 
 
@@ -41,25 +44,29 @@ class Preservation:
         config: InstanceConfig,
         paths: Paths,
         store: Notifier,
-        received: Sequence[int] = (),
+        received: Mapping[str, Sequence[int]] | None = None,
         kernel: Kernel | None = None,
     ) -> None:
-        """received: the session as the fd store or the predecessor gave it. kernel: for tests."""
+        """received: what the fd store or the predecessor gave us, by name. kernel: for tests."""
         self._config = config
         self._paths = paths
         self._store = store
-        self._session_fd: int | None = received[-1] if received else None
+        # Under one of two names: a session, or the manifest of what systemd carries.
+        self._kept: tuple[str, int] | None = None
+        for name in (fdnames.LIVEUPDATE, fdnames.CARRIED):
+            if fds := (received or {}).get(name):
+                self._kept = name, fds[-1]
         self._kernel = kernel
         self._changing = trio.Lock()
 
     @property
     def is_preserved(self) -> bool:
-        """Whether the region is in a session."""
-        return self._session_fd is not None
+        """Whether everything is ready for the kexec."""
+        return self._kept is not None
 
     def handover_fds(self) -> dict[str, list[int]]:
         """What a successor needs, once we are at rest: a copy given earlier would outlive an abort."""
-        return {} if self._session_fd is None else {fdnames.LIVEUPDATE: [self._session_fd]}
+        return {} if self._kept is None else {self._kept[0]: [self._kept[1]]}
 
     async def come_to_rest(self) -> None:
         """Wait for what is under way and refuse everything else, until `go_on` (same task)."""
@@ -71,9 +78,9 @@ class Preservation:
 
     def step_aside(self) -> None:
         """The successor and the store have theirs: an abort must not wait for our end to take effect."""
-        session_fd, self._session_fd = self._session_fd, None
-        if session_fd is not None:
-            os.close(session_fd)
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            os.close(kept[1])
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None, None]:
@@ -96,53 +103,62 @@ class Preservation:
                 hint=f"`guestmemfs liveupdate preserve {self._config.name} --abort` undoes that",
             )
 
-    async def preserve(self, engine: Engine, files: Mapping[int, int]) -> dict[str, object]:
-        """Put everything into a session. files: inode number -> fd of its memory.
+    async def preserve(
+        self, engine: Engine, files: Mapping[int, int], *, by_store: bool = False
+    ) -> dict[str, object]:
+        """Have everything carried. files: inode number -> fd of its memory; by_store: systemd carries them.
 
-        Raises UnsupportedError (no LUO, other kind, systemd keeps the fds), InstanceBusyError (preserved
-        already), OSError when the kernel refuses a file; then everything is as it was.
+        Raises UnsupportedError (no LUO, other kind, somebody else keeps the fds), InstanceBusyError
+        (preserved already), OSError when the kernel refuses a file; then everything is as it was.
         """
         async with self._alone():
-            self._require_possible()
+            self._require_possible(by_store)
             began_s = trio.current_time()
             was_frozen = engine.state.frozen
             await engine.freeze()
             try:
                 manifest = self._manifest(engine, files, thaw=not was_frozen)
-                await trio.to_thread.run_sync(self._fill_session, manifest, files)
+                if by_store:
+                    await trio.to_thread.run_sync(self._store_manifest, manifest)
+                else:
+                    await trio.to_thread.run_sync(self._fill_session, manifest, files)
             except BaseException:
                 if not was_frozen:
                     engine.thaw()
                 raise
             took_ms = (trio.current_time() - began_s) * 1000
-        return {"session": luo.session_name(self._config.name), "files": len(files), "took_ms": took_ms}
+        session = _SYSTEMD_SESSION if by_store else luo.session_name(self._config.name)
+        return {"session": session, "files": len(files), "took_ms": took_ms}
 
     async def abort(self, engine: Engine) -> dict[str, object]:
         """Let go of the session and thaw. Raises UsageError when there is none."""
         async with self._alone():
-            if self._session_fd is None:
+            if self._kept is None:
                 raise UsageError(f"instance {self._config.name} is not preserved")
-            self._store.remove(fdnames.LIVEUPDATE)
+            name, fd = self._kept
+            self._store.remove(name)
             await trio.to_thread.run_sync(self._store.barrier)
-            session_fd, self._session_fd = self._session_fd, None
-            # The last copy: the kernel lets go of every file now.
-            await trio.to_thread.run_sync(os.close, session_fd)
+            self._kept = None
+            # The last copy: of a session's files the kernel lets go now.
+            await trio.to_thread.run_sync(os.close, fd)
             engine.thaw()
         return {"session": None}
 
-    def _require_possible(self) -> None:
+    def _require_possible(self, by_store: bool) -> None:
         if self._config.kind != "memfd":
             raise UnsupportedError(
                 f"a {self._config.kind} region cannot be carried across kexec by the kernel",
                 hint="dax regions need nobody for it; use --region memfd otherwise",
             )
         self.require_thawable()
-        if holder_pid(self._paths.state_dir) is None:
-            # systemd ends its services before a kexec, and with them every session; from 261 on it carries
-            # its fd store itself. Both at once would preserve the same files twice (EBUSY).
+        has_holder = holder_pid(self._paths.state_dir) is not None
+        if by_store and has_holder:
+            raise UsageError("a holder keeps this instance's descriptors, not systemd")
+        if not by_store and not has_holder:
+            # systemd ends its services before a kexec, and with them every session.
             raise UnsupportedError(
-                "this instance's descriptors are kept by systemd, which carries them itself (from 261 on)",
-                hint="mount it without a unit to carry it with `guestmemfs liveupdate`",
+                "this instance's descriptors are kept by systemd",
+                hint="mount it without a unit to carry it with a session of its own",
             )
 
     def _manifest(self, engine: Engine, files: Mapping[int, int], *, thaw: bool) -> Manifest:
@@ -169,11 +185,8 @@ class Preservation:
         kernel = self._kernel or _real_kernel()
         session_fd = self._new_session(kernel)
         try:
-            raw = luo.encode(manifest)
-            manifest_fd = os.memfd_create("guestmemfs-manifest", os.MFD_CLOEXEC)
+            manifest_fd = _manifest_file(manifest)
             try:
-                os.truncate(manifest_fd, len(raw))
-                _write_all(manifest_fd, raw)
                 kernel.preserve_fd(session_fd, manifest_fd, luo.MANIFEST_TOKEN)
             finally:
                 os.close(manifest_fd)  # the session has its own reference
@@ -185,7 +198,19 @@ class Preservation:
             self._store.remove(fdnames.LIVEUPDATE)
             os.close(session_fd)
             raise
-        self._session_fd = session_fd
+        self._kept = fdnames.LIVEUPDATE, session_fd
+
+    def _store_manifest(self, manifest: Manifest) -> None:
+        """In a thread. The files are in the store already, under the names by which they come back."""
+        fd = _manifest_file(manifest)
+        try:
+            self._store.store(fdnames.CARRIED, fd)
+            self._store.barrier()
+        except BaseException:
+            self._store.remove(fdnames.CARRIED)
+            os.close(fd)
+            raise
+        self._kept = fdnames.CARRIED, fd
 
     def _new_session(self, kernel: Kernel) -> int:
         try:
@@ -204,10 +229,17 @@ class Preservation:
             os.close(device_fd)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _manifest_file(manifest: Manifest) -> int:
+    raw = luo.encode(manifest)
+    fd = os.memfd_create("guestmemfs-manifest", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(raw)
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _real_kernel() -> Kernel:

@@ -17,28 +17,20 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
-from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import (
     DaemonError,
-    ForeignMetadataError,
     GuestmemfsError,
     InstanceBusyError,
     UnknownTargetError,
     UnsupportedError,
 )
 from guestmemfs_fuse.core.types import Ino
-from guestmemfs_fuse.engine.ledger import Ledger
-from guestmemfs_fuse.handover import fdnames, luo
+from guestmemfs_fuse.handover import fdnames, luo, luo_unpack
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds
 from guestmemfs_fuse.handover.luo import Kernel, Manifest
-from guestmemfs_fuse.linux import collapse
-from guestmemfs_fuse.metadata import store as metadata
-from guestmemfs_fuse.metadata.files import DirectoryFiles
-from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths, current_boot_id
+from guestmemfs_fuse.metadata.instance_config import Paths
 from guestmemfs_fuse.region import memfd
 
 log = logging.getLogger("guestmemfs")
@@ -60,13 +52,12 @@ class Retrieval:
         """Do everything. Raises UnknownTargetError when there is no such session, MetadataError, OSError."""
         session_fd = self._session()
         manifest = self._manifest(session_fd)
-        config = self._checked(manifest)
+        config = luo_unpack.unpack(manifest, self._name, self._paths)
         files = self._files(session_fd, manifest)
         if memfd.MOUNT_NAME not in self._received:
             memfd.create(self._store, config.size_bytes, config.numa_node)
         self._store.barrier()
-        for ino, fd in files.items():
-            self._make_huge(ino, fd)
+        luo_unpack.make_huge(files)
         config.save(self._paths.state_dir)
         self._kernel.finish(session_fd)
         log.info("%d files of %s came through the kexec", len(files), self._name)
@@ -113,51 +104,7 @@ class Retrieval:
         else:
             fd = self._kernel.retrieve_fd(session_fd, luo.MANIFEST_TOKEN)
             self._keep(fdnames.MANIFEST, fd)
-        return luo.decode(_read_all(fd))
-
-    # -- configuration and metadata --------------------------------------------------------------------
-
-    def _checked(self, manifest: Manifest) -> InstanceConfig:
-        """Lay the metadata out, and return the configuration; both checked, the latter not written yet."""
-        config = self._configuration(manifest)
-        self._write_metadata(manifest)
-        files = DirectoryFiles(self._paths.metadata)
-        try:
-            uuid = UUID(config.uuid_hex)
-            opened = metadata.Store.open(files, uuid)
-            luo.check_state(manifest, self._name, uuid, opened.state)
-            if manifest.thaw:
-                Ledger(opened.state, opened.store).commit(cmd.Freeze(False))
-            opened.store.close(opened.state)
-        finally:
-            files.close()
-        # Its memory is of this boot now.
-        return replace(config, boot_id=current_boot_id())
-
-    def _configuration(self, manifest: Manifest) -> InstanceConfig:
-        """Parsed where it cannot be taken for the instance's yet."""
-        if os.path.exists(self._paths.config):
-            there = InstanceConfig.load(self._paths.state_dir)
-            if there.uuid_hex != manifest.uuid_hex:
-                raise ForeignMetadataError(
-                    f"{self._paths.config} is of another instance {there.name}",
-                    hint="mount the one that came through the kexec with another --state-dir",
-                )
-        os.makedirs(self._paths.metadata, mode=0o700, exist_ok=True)
-        aside = Paths(self._paths.metadata).config
-        _write(aside, manifest.config)
-        try:
-            return InstanceConfig.load(self._paths.metadata)
-        finally:
-            os.unlink(aside)
-
-    def _write_metadata(self, manifest: Manifest) -> None:
-        for name in os.listdir(self._paths.metadata):
-            os.unlink(os.path.join(self._paths.metadata, name))
-        for name, content in manifest.metadata.items():
-            if os.path.basename(name) != name:
-                raise ForeignMetadataError(f"the session holds metadata with the name {name!r}")
-            _write(os.path.join(self._paths.metadata, name), content)
+        return luo_unpack.read_manifest(fd)
 
     # -- memory ----------------------------------------------------------------------------------------
 
@@ -181,22 +128,6 @@ class Retrieval:
                 hint=f"everything else is kept; `guestmemfs liveupdate retrieve {self._name}` tries again, "
                 f"`guestmemfs destroy {self._name} --yes --force` gives all of it up",
             ) from error
-
-    def _make_huge(self, ino: Ino, fd: int) -> None:
-        try:
-            collapse.collapse_data(fd, os.fstat(fd).st_size)
-        except OSError as error:
-            log.warning("inode %d stays in small pages: %s", ino, error)
-
-
-def _read_all(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-def _write(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
 
 
 def main(argv: list[str]) -> int:

@@ -91,3 +91,25 @@ def test_memory_that_systemd_does_not_let_go_of_is_said(
 def test_a_mount_that_a_unit_will_serve_again_is_not_dead() -> None:
     assert DEAD.condition is Condition.DEAD_MOUNT
     assert replace(DEAD, unit_waits=True).condition is Condition.RESTARTING
+
+
+@pytest.mark.parametrize(
+    ("version", "preserve", "why"),
+    [
+        ("262.1-1\n", "yes\n", None),
+        ("261\n", "yes\n", None),
+        ("260.2-1\n", "yes\n", "systemd 260, 261 is the first"),
+        ("252.39-1~deb12u1\n", "\n", "systemd 252"),
+        ("", "", "unknown version"),
+        ("262.1-1\n", "no\n", "guestmemfs@guests.service has no FileDescriptorStorePreserve=yes"),
+    ],
+)
+def test_only_a_systemd_that_can_and_a_unit_that_may_carry_a_region(
+    systemd: dict[str, Any], monkeypatch: pytest.MonkeyPatch, version: str, preserve: str, why: str | None
+) -> None:
+    def answer(*command: str) -> str:
+        return version if "--property=Version" in command else preserve
+
+    monkeypatch.setattr(unit_state, "_systemctl", answer)
+    said = unit_state.why_not_carried("guests")
+    assert said is None if why is None else said is not None and why in said

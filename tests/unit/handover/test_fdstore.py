@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from guestmemfs_fuse.core.errors import DaemonError, OutOfMemoryError
 from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.fdstore import (
+    FIRST_FD,
     Notifier,
     format_message,
     parse_listen_fds,
@@ -249,3 +252,31 @@ def test_a_message_has_one_line_per_field(fields: list[tuple[str, str]]) -> None
     except UnicodeEncodeError:
         return
     assert len(message.split(b"\n")) == max(1, len(fields))
+
+
+def test_a_descriptor_is_passed_on_to_the_program_this_process_becomes() -> None:
+    code = (
+        "import os, sys\n"
+        "from guestmemfs_fuse.handover import fdstore\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "fd = os.memfd_create('made'); os.write(fd, b'made')\n"
+        "fdstore.pass_on(os.environ, 'second', fd)\n"
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])\n"
+    )
+    then = (
+        "import os\n"
+        "from guestmemfs_fuse.handover import fdstore\n"
+        "print({name: [os.pread(fd, 9, 0) for fd in fds] for name, fds in fdstore.received_fds().items()})\n"
+    )
+    fd = os.memfd_create("first")
+    os.write(fd, b"given")
+    path, listen = os.pathsep.join(sys.path), {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "first"}
+    done = subprocess.run(
+        ["bash", "-c", f'exec {FIRST_FD}<&{fd} {fd}<&-; exec "$@"', "-", sys.executable, "-c", code, then],
+        env={**os.environ, **listen, "PYTHONPATH": path},
+        pass_fds=[fd],
+        capture_output=True,
+        text=True,
+    )
+    os.close(fd)
+    assert done.stdout == "{'first': [b'given'], 'second': [b'made']}\n", done.stderr
