@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.cli import COMMAND
-from tests.guest.measure import checksum, write_pattern
-from tests.guest.rig import Guest
+from tests.guest.measure import checksum, mapping_of, write_pattern
+from tests.guest.rig import Guest, wait_until
 
 from . import tiny_guest
 
@@ -95,9 +96,8 @@ def before(kind: str) -> None:
         preserve_and_abort()
     status = as_json("status", NAME)
     guest.wait_progress(3)
-    if kind == "dax":
-        # Nothing of this depends on the guest: it happens before the guest stops.
-        sh("vm-kexec --load")
+    # Nothing of this depends on the guest: it happens before the guest stops.
+    sh("vm-kexec --load")
     stamp("save")
     saved = as_json("vm", "save", "--qmp", guest.qmp_path, "--state", state_path(kind))
     stamp("saved")
@@ -117,6 +117,7 @@ def preserve_and_abort() -> None:
     guestmemfs("liveupdate", "preserve", NAME)
     frozen = {**modifications(), "thaw": run("thaw", NAME).returncode, "state": state()}
     os.kill(as_json("status", NAME)["daemon_pid"], signal.SIGKILL)
+    wait_until(lambda: state() != "stopped", 60)  # the holder starts the next daemon
     survives = {"sigkill": state()}
     guestmemfs("restart", NAME)
     survives["restart"] = state()
@@ -190,6 +191,7 @@ def after(kind: str) -> None:
             "counts": guest.counts(),
             "complaints": guest.complaints(),
             "ram_intact": intact,
+            "ram_mapped": asdict(mapping_of(restored["pid"], MOUNTPOINT / "ram")),
             "restored": restored,
             "status": status,
             "fsck": json.loads(run("fsck", NAME, "--json").stdout),  # what it found, whatever that is
