@@ -7,13 +7,12 @@ mount(8) and systemd read themselves, and those about the mount that are so anyw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from guestmemfs_fuse.cli.sizes import parse_size
+from guestmemfs_fuse.cli.settings import SETTINGS, Understand
 from guestmemfs_fuse.core.errors import UsageError
-from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind
 
 _FOR_OTHERS = "defaults auto noauto nofail _netdev user nouser users nousers owner noowner group nogroup"
 _ANYWAY = (
@@ -76,50 +75,10 @@ def _is_nothing_to_us(key: str, *, has_value: bool) -> bool:
     return not has_value and (key in FOR_OTHERS or key in ANYWAY)
 
 
-def _page_size(text: str) -> int:
-    size = parse_size(text)
-    if size not in (2 << 20, 1 << 30):
-        raise ValueError("is 2M or 1G")
-    return size
-
-
-def _kind(text: str) -> str:
-    if text not in get_args(RegionKind):
-        raise ValueError(f"is one of {', '.join(get_args(RegionKind))}")
-    return text
-
-
-def _path(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError("is an absolute path")
-    return text
-
-
-def _huge(text: str) -> str:
-    if text not in get_args(HugeWish):
-        raise ValueError(f"is one of {', '.join(get_args(HugeWish))}")
-    return text
-
-
-def _flag(text: str) -> bool:
-    if text:
+def _flag(value: object) -> bool:
+    if value:
         raise ValueError("takes no value")
     return True
 
 
-def _node(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError("is the number of a NUMA node")
-    return int(text)
-
-
-_OURS: Mapping[str, tuple[str, Callable[[str], object]]] = {
-    "size": ("size_bytes", parse_size),
-    "region": ("kind", _kind),
-    "page-size": ("page_bytes", _page_size),
-    "dax-dir": ("dax_dir", _path),
-    "numa-node": ("numa_node", _node),
-    "state-dir": ("state_dir", _path),
-    "huge": ("huge", _huge),
-    "reserve": ("reserve", _flag),
-}
+_OURS: Mapping[str, tuple[str, Understand]] = {**SETTINGS, "reserve": ("reserve", _flag)}

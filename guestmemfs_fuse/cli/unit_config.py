@@ -13,14 +13,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from guestmemfs_fuse.cli.sizes import parse_size
+from guestmemfs_fuse.cli.settings import SETTINGS, Understand, absolute_path
 from guestmemfs_fuse.cli.wishes import Wishes
 from guestmemfs_fuse.core.errors import UsageError
-from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind, valid_name
+from guestmemfs_fuse.metadata.instance import valid_name
 
 DIRECTORY = "/etc/guestmemfs"
 SUFFIX = ".toml"
@@ -139,61 +139,15 @@ def _unknown(key: str) -> str:
     return f"unknown key {key!r}; {known}"
 
 
-# -- values ----------------------------------------------------------------------------------------------
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError('write "4G" or a number of bytes')
-    return parse_size(str(value))
-
-
-def _page_size(value: object) -> int:
-    size = _size(value)
-    if size not in (2 << 20, 1 << 30):
-        raise ValueError('is "2M" or "1G"')
-    return size
-
-
-def _kind(value: object) -> object:
-    if value not in get_args(RegionKind):
-        raise ValueError(f"is one of {', '.join(get_args(RegionKind))}, not {value!r}")
-    return value
-
-
-def _path(value: object) -> str:
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise ValueError(f"is an absolute path, not {value!r}")
-    return value
-
-
-def _huge(value: object) -> object:
-    if value not in get_args(HugeWish):
-        raise ValueError(f"is one of {', '.join(get_args(HugeWish))}, not {value!r}")
-    return value
-
-
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"is true or false, not {value!r}")
     return value
 
 
-def _node(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"is the number of a NUMA node, not {value!r}")
-    return value
-
-
-_KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
-    "mountpoint": ("mountpoint", _path),
-    "size": ("size_bytes", _size),
-    "region": ("kind", _kind),
-    "page-size": ("page_bytes", _page_size),
-    "dax-dir": ("dax_dir", _path),
-    "numa-node": ("numa_node", _node),
-    "state-dir": ("state_dir", _path),
-    "huge": ("huge", _huge),
+_KEYS: Mapping[str, tuple[str, Understand]] = {
+    "mountpoint": ("mountpoint", absolute_path),
+    **SETTINGS,
     "reserve": ("reserve", _flag),
 }
 _REQUIRED = ("mountpoint", "size")
