@@ -130,48 +130,47 @@ def _load_session(item: Item) -> Session:
 
 
 def _load_inodes(items: Iterable[Item], state: State) -> None:
-    """Add every inode; the hot loop of a restart. Equal numbers become one object: half the memory."""
-    inodes, usage = state.inodes, state.user
+    """Add every inode; the hot loop of a start. Equal numbers become one object: half the memory."""
+    inodes, shapes = state.inodes, _INODE_SHAPES
     modes, same = dict[int, int](), dict[int, int]().setdefault
     for item in items:
-        if tuple(map(type, item)) not in _INODE_SHAPES:
+        if tuple(map(type, item)) not in shapes:
             raise ValueError("an inode's fields have wrong types")
-        ino, mode, uid, gid, nlink, atime_ns, mtime_ns, ctime_ns, rdev, size_bytes, prealloc_bytes = item[:11]
-        target, xattrs, pinned, mark, backing_id, extents, directory = item[11:]
+        inode = Inode(*item)
+        ino, mode = inode.ino, inode.mode
         if ino in inodes:
             raise CorruptMetadataError(f"inode {ino} stands twice in the image")
         if mode not in modes:
             if not 0 <= mode <= MODE_MAX:
                 raise ValueError(f"inode {ino} has mode {mode:#o}")
             modes[mode] = mode
-        mtime_ns = atime_ns if mtime_ns == atime_ns else mtime_ns
-        inode = Inode(
-            ino,
-            modes[mode],
-            same(uid, uid),
-            same(gid, gid),
-            nlink,
-            atime_ns,
-            mtime_ns,
-            mtime_ns if ctime_ns == mtime_ns else ctime_ns,
-            rdev,
-            same(size_bytes, size_bytes),
-            prealloc_bytes,
-            target,
-            None if xattrs is None else _load_xattrs(xattrs),
-            pinned,
-            mark,
-            backing_id,
-            _extents(extents),
-            None if directory is None else _load_directory(directory),
-        )
+        inode.mode = modes[mode]
+        if inode.mtime_ns == inode.atime_ns:
+            inode.mtime_ns = inode.atime_ns
+        if inode.ctime_ns == inode.mtime_ns:
+            inode.ctime_ns = inode.mtime_ns
+        inode.size_bytes = same(inode.size_bytes, inode.size_bytes)
+        if inode.xattrs is not None:
+            inode.xattrs = _load_xattrs(item[12])
+        if inode.extents:
+            inode.extents = _extents(item[16])
+        if inode.directory is not None:
+            inode.directory = _load_directory(item[17])
         inodes[ino] = inode
-        if nlink == 0:
-            state.orphans.add(ino)
-        owner = usage(uid)
-        owner.files += 1
-        if xattrs is not None:
-            owner.xattr_bytes += inode.xattr_bytes
+    _count(state)
+
+
+def _count(state: State) -> None:
+    """What follows from the inodes: orphans, and who owns how much."""
+    owned: dict[int, int] = {}
+    for inode in state.inodes.values():
+        owned[inode.uid] = owned.get(inode.uid, 0) + 1
+        if inode.nlink == 0:
+            state.orphans.add(inode.ino)
+        if inode.xattrs is not None:
+            state.user(inode.uid).xattr_bytes += inode.xattr_bytes
+    for uid, files in owned.items():
+        state.user(uid).files = files
 
 
 def _free_map(state: State, *, lenient: bool) -> FreeMap:
