@@ -6,6 +6,7 @@
  *     calls list DIR CLIENTS             list DIR's files, every client all of them
  *     calls changes DIR COUNT            create, chmod, rename, unlink one file COUNT times: each one's median
  *     calls watch FILE                   stat FILE past all caches until stdin ends: how long calls took
+ *     calls ask FILE                     stat FILE past all caches once
  *     calls pound FILE SECONDS           chmod FILE for that long: how long calls took
  */
 #define _GNU_SOURCE
@@ -323,10 +324,13 @@ int main(int argc, char **argv)
         changes(first);
     } else if (!strcmp(op, "watch")) {
         watch();
+    } else if (!strcmp(op, "ask")) {
+        if (stat_uncached(AT_FDCWD, dir))
+            die("stat");
     } else if (!strcmp(op, "pound") && first > 0) {
         pound(first);
     } else {
-        return fprintf(stderr, "usage: %s session|fill|list|changes|watch|pound ...\n", argv[0]), 2;
+        return fprintf(stderr, "usage: %s session|fill|list|changes|watch|ask|pound ...\n", argv[0]), 2;
     }
     return 0;
 }

@@ -159,8 +159,13 @@ class Bench:
         with _larger_pool(size_bytes // HUGE_PAGE_BYTES):
             path = self.directory / name
             path.mkdir()
-            options = f"pagesize=2M,size={size_bytes}"
-            mount.mount("bench", str(path), "hugetlbfs", mount.MS_NOSUID | mount.MS_NODEV, options)
+            # min_size reserves: nobody else can take the pages while we measure.
+            options = f"pagesize=2M,size={size_bytes},min_size={size_bytes}"
+            try:
+                mount.mount("bench", str(path), "hugetlbfs", mount.MS_NOSUID | mount.MS_NODEV, options)
+            except OSError as error:
+                path.rmdir()
+                raise OutOfMemoryError(f"huge pages went to somebody else: {error.strerror}") from error
             try:
                 yield path
             finally:
@@ -221,20 +226,22 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def _larger_pool(pages: int) -> Iterator[None]:
+    """Gives back what was added, instead of setting what was there: others may change the pool meanwhile."""
     before = _pool().total
     wanted = before + max(0, pages - _pool().available)
+    added = 0
     try:
         # The kernel may need several attempts while it moves pages together.
         for _ in range(3):
-            if wanted == before or hugepages.set_pool(HUGE_PAGE_BYTES, wanted) >= wanted:
-                break
-        if _pool().available < pages:
-            raise OutOfMemoryError(
-                f"the kernel found {_pool().available} of {pages} huge pages for hugetlbfs"
-            )
+            if before + added < wanted:
+                added = max(0, hugepages.set_pool(HUGE_PAGE_BYTES, wanted) - before)
+        found = _pool().available
+        if found < pages:
+            raise OutOfMemoryError(f"the kernel found {found} of {pages} huge pages for hugetlbfs")
         yield
     finally:
-        hugepages.set_pool(HUGE_PAGE_BYTES, before)
+        if added:
+            hugepages.set_pool(HUGE_PAGE_BYTES, max(0, _pool().total - added))
 
 
 def _pool() -> hugepages.Pool:
