@@ -18,6 +18,7 @@ from guestmemfs_fuse.core.errors import ExitCode
 from guestmemfs_fuse.linux.probe import Probe, run_all
 from guestmemfs_fuse.linux.verdict import DEFAULT_KIND, RegionRow, judge
 
+HELPERS = ("mount.guestmemfs", "mount.fuse.guestmemfs")
 _WIDTH = 80
 
 
@@ -40,6 +41,8 @@ def doctor(as_json: bool) -> None:
         _print_tables(probes, regions)
     else:
         click.echo("\n".join(as_lines(probes, regions)))
+    if not as_json:
+        click.echo("".join(f"{line}\n" for line in helper_advice()), nl=False)
     works = any(row.works for row in regions if row.kind == DEFAULT_KIND)
     sys.exit(ExitCode.OK if works else ExitCode.UNSUPPORTED)
 
@@ -78,6 +81,20 @@ def advice(regions: list[RegionRow]) -> list[str]:
         for step in steps:
             lines += textwrap.wrap(step, _WIDTH, subsequent_indent="        ", break_on_hyphens=False)
     return lines
+
+
+def helper_advice(sbin: str = "/sbin") -> list[str]:
+    """How `mount -t guestmemfs` and fstab find us, where they do not: pip cannot install into /sbin.
+
+    sbin: where mount(8) looks for helpers; the second name is the type that a remount asks for.
+    """
+    missing = [name for name in HELPERS if not os.path.exists(os.path.join(sbin, name))]
+    if not missing:
+        return []
+    ours = os.path.join(os.path.dirname(sys.executable), HELPERS[0])
+    if not os.path.exists(ours):
+        return []
+    return ["", "mount -t guestmemfs, fstab:", *(f"    ln -s {ours} {sbin}/{name}" for name in missing)]
 
 
 def _print_tables(probes: list[Probe], regions: list[RegionRow]) -> None:

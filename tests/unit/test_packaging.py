@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from importlib.machinery import SourceFileLoader
@@ -170,23 +171,88 @@ def test_what_is_installed_runs_without_the_checkout_and_goes_completely(tmp_pat
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
-def test_wheel_and_sdist_build_and_the_wheel_is_whole(tmp_path: Path) -> None:
-    tree, out = tmp_path / "tree", tmp_path / "out"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "dist", "*.egg-info", "tests", "build")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sdist of this tree, and the wheel that pip makes of that sdist."""
+    directory = tmp_path_factory.mktemp("built")
+    tree, out = directory / "tree", directory / "out"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "dist", "*.egg-info", "tests", "docs", "build")
     shutil.copytree(REPOSITORY, tree, ignore=ignored)
     out.mkdir()
-    sdist = [sys.executable, "-c", f"from setuptools import build_meta as b; b.build_sdist({str(out)!r})"]
-    subprocess.run(sdist, cwd=tree, capture_output=True, check=True)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(tree)]
+    program = f"from setuptools import build_meta as b; b.build_sdist({str(out)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=tree, capture_output=True, check=True)
+    (sdist,) = out.glob("*.tar.gz")
+    wheel = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(out),
+        str(sdist),
+    ]
     done = subprocess.run(wheel, capture_output=True, text=True)
     require("No matching distribution" not in done.stderr, "a package index with setuptools")
     assert done.returncode == 0, done.stderr[-2000:]
-    names = set(zipfile.ZipFile(next(out.glob("*.whl"))).namelist())
+    (found,) = out.glob("*.whl")
+    return sdist, found
+
+
+def test_wheel_and_sdist_are_whole(built: tuple[Path, Path]) -> None:
+    sdist, wheel = built
+    names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         str(path.relative_to(REPOSITORY))
         for path in (REPOSITORY / "guestmemfs_fuse").rglob("*")
         if path.suffix == ".py" or path.name == "py.typed"
     }
     assert wanted <= names
-    with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+    with tarfile.open(sdist) as archive:
         assert any(name.endswith("/pyproject.toml") for name in archive.getnames())
+
+
+def test_what_pip_installs_runs_and_says_what_pip_cannot_do(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """In an environment of its own; the requirements, which take a compiler and minutes, are borrowed."""
+    home = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(home),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*pip, str(built[1])], check=True, capture_output=True)
+    (packages,) = (home / "lib").glob("python3*/site-packages")
+    borrowed = tmp_path / "borrowed"
+    borrowed.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "guestmemfs" not in path.name:
+            (borrowed / path.name).symlink_to(path)
+    (packages / "borrowed.pth").write_text(f"{borrowed}\n")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [home / "bin" / command[0], *command[1:]], capture_output=True, text=True, env=clean, cwd="/"
+        )
+
+    where = run("python", "-c", "import guestmemfs_fuse; print(guestmemfs_fuse.__file__)")
+    assert where.stdout.startswith(str(packages))
+    assert run("guestmemfs", "--version").stdout.startswith("guestmemfs, version ")
+    assert run("mount.guestmemfs", "-f", "vm1", "/mnt", "-o", "size=4G").returncode == 0
+    refused = run("mount.guestmemfs", "-f", "vm1", "/mnt", "-o", "compress")
+    assert (refused.returncode, refused.stderr.splitlines()[0]) == (
+        1,
+        "mount.guestmemfs: unknown option compress",
+    )
+    if not Path("/sbin/mount.guestmemfs").exists():
+        assert (
+            f"ln -s {home}/bin/mount.guestmemfs /sbin/mount.guestmemfs" in run("guestmemfs", "doctor").stdout
+        )
