@@ -97,11 +97,26 @@ def identify_on_mount(path: Path) -> FileIdentity | None:
     return _redirected(path, status.st_ino) or FileIdentity(dev, status.st_ino)
 
 
+def needs_run(paths: Sequence[Path]) -> bool:
+    """Whether only a VMM that `guestmemfs run` starts can map one of these files. Asks the daemons."""
+    for path in paths:
+        try:
+            if not _layout(path, os.stat(path).st_ino)["passthrough"]:
+                return True
+        except (GuestmemfsError, OSError):
+            continue
+    return False
+
+
+def _layout(path: Path, ino: int) -> Any:
+    instance, _ = instance_of_path(str(path))
+    return client.call(instance.paths.state_dir, "layout", {"ino": ino}, wait_s=_WAIT_S)
+
+
 def _redirected(path: Path, ino: int) -> FileIdentity | None:
     """What a mapping shows where the kernel cannot map through the mount; None where it can."""
     try:
-        instance, _ = instance_of_path(str(path))
-        layout: Any = client.call(instance.paths.state_dir, "layout", {"ino": ino}, wait_s=_WAIT_S)
+        layout = _layout(path, ino)
         if layout["passthrough"]:
             return None
         status = os.stat(layout["path"])
@@ -196,9 +211,9 @@ def _object_to(backend: Backend) -> Objection | None:
             if backend.name.endswith(".ram")
             else f"add share=on to -object memory-backend-file,id={backend.name}"
         )
-        return Objection(
-            f"{ram} maps {backend.path} privately, so the file lacks what the guest wrote", change
-        )
+        # Under `guestmemfs run` the mapping is shared all the same. But QEMU leaves in place only what it
+        # itself calls shared (ramblock_is_ignored(), migration/ram.c); all of this it would copy.
+        return Objection(f"{ram} is private to QEMU, which would not leave it in {backend.path}", change)
     if backend.discards_data:
         return Objection(
             f"{ram} has discard-data=on: QEMU empties {backend.path} when it quits",

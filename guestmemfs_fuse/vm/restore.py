@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -27,6 +28,8 @@ from guestmemfs_fuse.vm.steps import Step, Stopwatch, find_step
 START_TIMEOUT_S = patient(10.0)
 KILL_TIMEOUT_S = 10.0
 CONNECT_PAUSE_S = 0.002
+RUN = (sys.executable, "-P", "-c", "from guestmemfs_fuse.cli.main import main; main()", "run", "--")
+"""`guestmemfs run --`, of this very version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,10 @@ async def restore(
 ) -> RestoreReport:
     """Start a VMM from state_path; returns when the guest goes on (or is paused, if it was saved so).
 
-    command: how to start QEMU, without -incoming; None means as the old one was. qmp_path: its monitor; None
-    means the old path. keep_state: leave state and record there afterwards. timeout_s: for loading.
+    command: how to start QEMU, without -incoming; None means as the old one was. `guestmemfs run --` is put
+    before it where the kernel cannot map the RAM files through the mount, if it is not there. qmp_path: its
+    monitor; None means the old path. keep_state: leave state and record there afterwards. timeout_s: for
+    loading.
 
     Raises RecordError, UsageError before anything is started; RestoreError when the new VMM could not take
     over, which changes nothing: state and RAM stay as they were saved.
@@ -69,6 +74,8 @@ async def restore(
     saved = read_record(state_path)
     qmp_path = qmp_path or Path(saved.qmp_path)
     full_command = incoming_command(command or saved.command, qmp_path)
+    if not starts_by_run(full_command) and await asyncio.to_thread(inspect.needs_run, _ram_paths(saved)):
+        full_command = (*RUN, *full_command)
     marks = marks or NoMarks()
     watch = Stopwatch()
     log_path = state_path.with_name(state_path.name + ".qemu.log")
@@ -116,6 +123,12 @@ def incoming_command(command: Sequence[str], qmp_path: Path) -> tuple[str, ...]:
     if not any(str(qmp_path) in argument for argument in full):
         full += ["-qmp", f"unix:{qmp_path},server=on,wait=off"]
     return tuple(full)
+
+
+def starts_by_run(command: Sequence[str]) -> bool:
+    """Whether a command line is one of `guestmemfs run`. Pure."""
+    words = [Path(word).name for word in command]
+    return "run" in words and any("guestmemfs" in word for word in words[: words.index("run")])
 
 
 async def _greet(connections: AsyncExitStack, qmp_path: Path, child: subprocess.Popen[bytes]) -> QmpMonitor:

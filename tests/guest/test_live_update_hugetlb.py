@@ -83,7 +83,7 @@ def test_a_guest_on_2m_pages_is_live_updated(hugetlb: Instance, boot: BootFiles,
         hugetlb.umount()
         assert mountinfo.find_mountpoint(str(hugetlb.mountpoint)) is None
         hugetlb.remount()
-        restored = asyncio.run(restore(state, command=guest.command()))
+        restored = asyncio.run(restore(state))  # by `guestmemfs run`, as it was started
         guest.adopt(restored.pid, restored.child)
         guest.wait_count(stood_at + 3, 60)
         counts = guest.counts()

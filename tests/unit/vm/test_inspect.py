@@ -45,10 +45,14 @@ def test_a_shared_file_on_our_mount_is_accepted() -> None:
             "memory-backend-memfd, not a file",
             "-machine memory-backend=ram0",
         ),
-        (replace(GOOD, is_shared=False), "privately", "add share=on to -object memory-backend-file,id=ram0"),
+        (
+            replace(GOOD, is_shared=False),
+            "private to QEMU",
+            "add share=on to -object memory-backend-file,id=ram0",
+        ),
         (
             replace(GOOD, name="pc.ram", is_shared=False),
-            "privately",
+            "private to QEMU",
             "instead of -mem-path give -object memory-backend-file,id=pc.ram,size=512M,mem-path=/mnt/guest,",
         ),
         (replace(GOOD, discards_data=True), "discard-data=on", "remove discard-data=on"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from guestmemfs_fuse.core.errors import UnsupportedError, UsageError
+from guestmemfs_fuse.vm import inspect, process
 from guestmemfs_fuse.vm import restore as restore_module
 from guestmemfs_fuse.vm.errors import MonitorError, RecordError, RestoreError
 from guestmemfs_fuse.vm.record import SavedGuest, read_record, write_record
@@ -35,6 +36,40 @@ def test_a_command_that_has_them_is_left_alone() -> None:
 def test_a_command_that_cannot_be_completed_is_refused(command: list[str]) -> None:
     with pytest.raises(UsageError):
         incoming_command(command, QMP)
+
+
+@pytest.mark.parametrize(
+    ("command", "does"),
+    [
+        ("guestmemfs run -- qemu -m 1G", True),
+        ("/opt/bin/guestmemfs --debug run qemu", True),
+        (" ".join(restore_module.RUN) + " qemu", True),
+        ("qemu -m 1G", False),
+        ("qemu -name run", False),
+        ("qemu -mem-path /mnt/guestmemfs/run", False),
+    ],
+)
+def test_a_command_that_starts_by_run_is_known(command: str, does: bool) -> None:
+    assert restore_module.starts_by_run(command.split(" ")) is does
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_run_is_put_before_a_command_whose_ram_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: bool
+) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def start(command: tuple[str, ...], **_: object) -> object:
+        started.append(command)
+        raise OSError("enough is known")
+
+    monkeypatch.setattr(inspect, "needs_run", lambda paths: needed)
+    monkeypatch.setattr(process, "start", start)
+    write_record(tmp_path / "state", SAVED)
+    with pytest.raises(RestoreError):
+        asyncio.run(restore(tmp_path / "state"))
+    before = restore_module.RUN if needed else ()
+    assert started == [(*before, *incoming_command(SAVED.command, Path(SAVED.qmp_path)))]
 
 
 class OrderOfMarks:
