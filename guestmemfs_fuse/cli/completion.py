@@ -1,9 +1,16 @@
-"""`guestmemfs completion`: what a shell needs to complete our commands, options and instance names."""
+"""`guestmemfs completion`: what a shell needs to complete our commands, options, instances and paths."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Source = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_GUESTMEMFS_COMPLETE"
 
@@ -36,15 +43,42 @@ def script(shell: str) -> str:
     return ShellComplete.source(found(cli, {}, "guestmemfs", VARIABLE)).rstrip() + "\n"
 
 
-def complete_targets(command: click.Command) -> click.Command:
-    """Let the command's TARGET be completed with the names of instances."""
+def complete_values(command: click.Command) -> click.Command:
+    """Let arguments and options be completed by what they are: instances, directories, files."""
     for parameter in command.params:
-        if isinstance(parameter, click.Argument) and parameter.name == "target":
-            parameter._custom_shell_complete = _instances
+        source = _SOURCES.get(parameter.name or "")
+        if source is not None:
+            parameter._custom_shell_complete = source
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            complete_values(each)
     return command
 
 
-def _instances(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def _instances(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names, or a directory where the word looks like one: a mountpoint is as good."""
+    from click.shell_completion import CompletionItem
+
+    if incomplete.startswith(("/", ".")):
+        return [CompletionItem(incomplete, type="dir")]
     from guestmemfs_fuse.metadata.instance import all_instances
 
-    return [each.name for each in all_instances() if each.name.startswith(incomplete)]
+    return [CompletionItem(each.name) for each in all_instances() if each.name.startswith(incomplete)]
+
+
+def _from_disk(kind: Literal["dir", "file"]) -> Source:
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=kind)]
+
+    return complete
+
+
+_FILE, _DIRECTORY = _from_disk("file"), _from_disk("dir")
+_SOURCES: Mapping[str, Source] = {
+    "target": _instances,
+    **dict.fromkeys(("mountpoint", "dax_dir", "state_dir"), _DIRECTORY),
+    **dict.fromkeys(("path", "file", "svg_path", "textfile", "output"), _FILE),
+}
+"""By the names of parameters, which mean the same in every command."""

@@ -34,9 +34,9 @@ class Entry:
         command = getattr(importlib.import_module(f"guestmemfs_fuse.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
         if "_GUESTMEMFS_COMPLETE" in os.environ:  # a shell asks, not a person
-            from guestmemfs_fuse.cli.completion import complete_targets
+            from guestmemfs_fuse.cli.completion import complete_values
 
-            return complete_targets(command)
+            return complete_values(command)
         return command
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from guestmemfs_fuse.cli import completion
 from guestmemfs_fuse.cli.lazy import Entry
-from guestmemfs_fuse.cli.main import ENTRIES
+from guestmemfs_fuse.cli.main import ENTRIES, cli
 from guestmemfs_fuse.cli.man import _escape, main, pages
 from guestmemfs_fuse.cli.mount_options import _OURS, IMPOSSIBLE
 from tests.require import require
@@ -69,22 +70,80 @@ def test_the_completion_script_is_what_the_shell_understands(
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
 
 
-def completed(*words: str) -> list[str]:
-    program = "import sys; sys.argv[0] = 'guestmemfs'; from guestmemfs_fuse.cli.main import main; main()"
+_ASK = {
+    "bash": """
+        source "$SCRIPT"
+        COMP_WORDS=($WORDS "$LAST"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _guestmemfs_completion guestmemfs
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """,
+    "zsh": """
+        compdef() { : }
+        source $SCRIPT
+        compadd() { print -l -- $completions }
+        _describe() { print -l -- ${completions_with_descriptions%%:*} }
+        words=(${=WORDS} "$LAST"); CURRENT=$#words
+        _guestmemfs_completion
+    """,
+    "fish": """
+        source $SCRIPT
+        complete -C "$WORDS $LAST"
+    """,
+}
+"""What a shell offers for the last word of a line, asked of the shell itself."""
+
+
+def offered(shell: str, tmp_path: Path, words: str, last: str) -> list[str]:
+    require(shutil.which(shell), shell)
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    command = tmp_path / "bin" / "guestmemfs"
+    program = "from guestmemfs_fuse.cli.main import main; main()"
+    command.write_text(f"#!{sys.executable} -P\nimport sys\nsys.argv[0] = 'guestmemfs'\n{program}\n")
+    command.chmod(0o755)
+    (tmp_path / "script").write_text(completion.script(shell))
     environment = {
         **os.environ,
-        completion.VARIABLE: "bash_complete",
-        "COMP_WORDS": " ".join(["guestmemfs", *words]),
-        "COMP_CWORD": str(len(words)),
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SCRIPT": str(tmp_path / "script"),
+        "WORDS": words,
+        "LAST": last,
     }
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    no_rc = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
+    done = subprocess.run(
+        [shell, *no_rc, "-c", _ASK[shell]], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    return sorted(line.partition("\t")[0] for line in done.stdout.splitlines() if line)
 
 
-def test_commands_options_and_instances_complete(make_instance: Callable[..., object]) -> None:
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_commands_options_choices_and_instances_complete(
+    make_instance: Callable[..., object], tmp_path: Path, shell: str
+) -> None:
     make_instance("guests")
     make_instance("other", "/mnt/other")
-    assert completed("um") == ["umount"]
-    assert completed("resize", "--si") == ["--size"]
-    assert completed("umount", "gue") == ["guests"]
-    assert completed("status", "") == ["guests", "other"]
+    assert offered(shell, tmp_path, "guestmemfs", "um") == ["umount"]
+    assert offered(shell, tmp_path, "guestmemfs mount", "--hu") == ["--huge"]
+    assert offered(shell, tmp_path, "guestmemfs mount --region", "m") == ["memfd"]
+    assert offered(shell, tmp_path, "guestmemfs status", "") == ["guests", "other"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("umount", "/m"), "dir"),
+        (("mount", "gu"), "dir"),
+        (("mount", "/m", "--dax-dir", "x"), "dir"),
+        (("map", "/m"), "file"),
+        (("map", "--svg", "x"), "file"),
+        (("metrics", "--textfile", "x"), "file"),
+    ],
+)
+def test_paths_are_left_to_the_shell(
+    words: tuple[str, ...], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(completion.VARIABLE, "zsh_complete")
+    found = ShellComplete(cli, {}, "guestmemfs", completion.VARIABLE).get_completions(
+        list(words[:-1]), words[-1]
+    )
+    assert [(item.value, item.type) for item in found] == [(words[-1], kind)]
