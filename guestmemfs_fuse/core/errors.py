@@ -111,6 +111,9 @@ class UnknownFormatError(MetadataError):
 class FsError(GuestmemfsError):
     """A filesystem call is refused; mapped to one errno in fuse/errno_map.py."""
 
+    in_doubt = False
+    """The change may stand in the journal all the same, and be there for the next daemon."""
+
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
         super().__init__(message or type(self).__name__, hint=hint)
 

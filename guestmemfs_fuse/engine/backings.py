@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.types import BackingId, Ino
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
@@ -55,8 +56,10 @@ class Backings:
         backing_id = self._kernel.backing_open(backing_fd)
         try:
             self._ledger.commit(cmd.OpenBacking(ino, backing_id))
-        except BaseException:
-            self._kernel.backing_close(backing_id)
+        except BaseException as error:
+            # In doubt the next daemon may read that this is the file's id; if it does not, it gives it back.
+            if not (isinstance(error, FsError) and error.in_doubt):
+                self._kernel.backing_close(backing_id)
             raise
         self._punches.watch(ino, backing_fd)
         return backing_id

@@ -157,7 +157,9 @@ class Segment:
                 self._file.sync()
         except OSError as error:
             self._cut_back()
-            raise atomic.fs_error(error, "write the journal") from error
+            failed = atomic.fs_error(error, "write the journal")
+            failed.in_doubt = self.broken is not None
+            raise failed from error
         self.next_sequence = sequence + 1
         self.length_bytes += len(frame)
         return sequence

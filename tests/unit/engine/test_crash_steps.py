@@ -7,6 +7,7 @@ trouble, each request answered once with success.
 from __future__ import annotations
 
 import errno
+import stat
 from functools import cache
 from itertools import accumulate
 
@@ -141,6 +142,34 @@ def test_an_instance_that_went_read_only_refuses_changes_goes_on_reading_and_say
         assert life.engine.state.inodes[life.ino(b"a")].nlink == 2
         await life.start_anew()
         life.engine.change(unlink)
+        await life.outcome()
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["torn", "whole"])
+def test_regression_a_backing_id_in_doubt_is_one_the_kernel_has(half: bool) -> None:
+    """The record could be neither written well nor taken back: whichever the next daemon reads, it holds."""
+
+    def fault(step: Step, when: When) -> None:
+        if step.call == "sync" or (half and step.call == "write" and when is When.HALFWAY):
+            fail_at(range(0, 1 << 30), when, errno.EIO, step.call)(step, when)
+        fail_at(range(0, 1 << 30), When.BEFORE, errno.EIO, "truncate")(step, when)
+
+    async def run() -> None:
+        life = await Life.begin(durability=Durability.POWER)
+        await life.ask(SCRIPT[0])
+        ino = life.engine.make(cmd.Make(ROOT_INO, b"a", stat.S_IFREG | 0o600, 0, 0))
+        life.files.fault = fault
+        with pytest.raises(FsError):
+            life.engine.backings.ensure(ino)
+        assert life.store.read_only is not None
+        life.files.fault = no_fault
+        await life.start_anew()
+        inode = life.engine.state.inodes[ino]
+        assert (inode.backing_id is None) == half
+        assert life.kernel.open_ids == ({inode.backing_id} - {None})
+        assert life.engine.backings.ensure(ino) in life.kernel.open_ids
         await life.outcome()
 
     trio.run(run)
