@@ -117,7 +117,9 @@ def test_a_mount_that_fails_gives_the_pages_back_at_once(
 
 def test_destroy_gives_back_what_a_killed_mount_had_taken(guestmemfs: Guestmemfs, quiet_pool: int) -> None:
     """Killed at the moment the pool has grown, whatever is written down by then."""
-    child = guestmemfs.start(*mount_args(guestmemfs, "--reserve"))
+    free, promised = ((POOL.parent / f"{each}_hugepages").read_text() for each in ("free", "resv"))
+    pages = max(0, int(free) - int(promised)) + PAGES  # more than there are, so that it has to grow
+    child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
     assert wait_until(lambda: pool_pages() > quiet_pool, 30)
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
