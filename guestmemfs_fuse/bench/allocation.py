@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from guestmemfs_fuse.bench.area import Collector
-from guestmemfs_fuse.bench.measure import Figures, interleave
+from guestmemfs_fuse.bench.measure import Figures
 from guestmemfs_fuse.bench.results import OURS, Area, Target
 from guestmemfs_fuse.bench.rig import SPARE_BYTES, Bench, Instance, cpus, fits
 from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
@@ -28,7 +28,7 @@ _MOST_ROUNDS_BYTES = 64 * GIB
 
 def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area."""
-    out = Collector("allocation", "Allocation", bench.say, x_name="size", x_unit="B")
+    out = Collector("allocation", "Allocation", bench.say, scale.part_s, x_name="size", x_unit="B")
     out.note(
         "Allocating does not zero on tmpfs; the first touch does, so it is measured with it as well. "
         "hugetlbfs zeroes in fallocate, and its pool was filled before."
@@ -68,8 +68,7 @@ def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: C
             name: partial(_once, bench, path, size_bytes, calls[name], touches)
             for name, path in paths.items()
         }
-        progress = out.progress(f"allocating {_named(size_bytes)}")
-        samples = interleave(rounds, turns, progress=progress)
+        samples = out.interleave(f"allocating {_named(size_bytes)}", rounds, turns)
     rows = {"allocate": "allocate", "touch": "allocate and touch"}
     for metric, title in rows.items():
         if metric in samples:
@@ -135,9 +134,7 @@ def _meanwhile(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out:
         return found
 
     rounds = min(scale.rounds, 3)
-    samples = interleave(
-        rounds, {OURS: busy, IDLE: idle}, warmup=0, progress=out.progress("others meanwhile")
-    )
+    samples = out.interleave("others meanwhile", rounds, {OURS: busy, IDLE: idle}, warmup=0)
     other.unlink()
     what = f"stat of another file while {_named(size_bytes)} are allocated again and again"
     for metric in ("median", "p99", "longest"):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from guestmemfs_fuse.bench.measure import Better
+from guestmemfs_fuse.bench.measure import Better, Figures, Samples, interleave
 from guestmemfs_fuse.bench.results import Area, Row, Target, Unit, row
 
 
@@ -18,12 +18,15 @@ class Collector:
         name: str,
         title: str,
         say: Callable[[str], None],
+        part_s: float,
         *,
         x_name: str | None = None,
         x_unit: Literal["files", "B"] | None = None,
     ) -> None:
-        """x_name, x_unit: what rows with an x lie along."""
+        """part_s: after how long no more rounds of one thing are begun; x_name, x_unit: what rows with an x
+        lie along."""
         self._name, self._title, self._say = name, title, say
+        self._part_s = part_s
         self._x_name, self._x_unit = x_name, x_unit
         self._rows: list[Row] = []
         self._notes: list[str] = []
@@ -56,13 +59,23 @@ class Collector:
         self._left_out.append(text)
         self._say(f"{self._name}: left out: {text}")
 
-    def progress(self, what: str) -> Callable[[int, int], None]:
-        """For measure.interleave."""
+    def interleave(
+        self,
+        what: str,
+        rounds: int,
+        contenders: Mapping[str, Callable[[], Figures]],
+        *,
+        warmup: int | None = None,
+    ) -> Samples:
+        """See measure.interleave; says how far `what` is, and ends after a part's time."""
+        until_s = time.monotonic() + self._part_s
 
         def tell(done: int, of: int) -> None:
             self._say(f"{self._name}: {what}, round {done} of {of}")
 
-        return tell
+        return interleave(
+            rounds, contenders, warmup=warmup, progress=tell, enough=lambda: time.monotonic() > until_s
+        )
 
     def area(self) -> Area:
         """Everything so far."""

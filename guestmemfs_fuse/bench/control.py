@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from guestmemfs_fuse.bench.area import Collector
-from guestmemfs_fuse.bench.measure import interleave
 from guestmemfs_fuse.bench.results import OURS, Area, Target
 from guestmemfs_fuse.bench.rig import Bench
 from guestmemfs_fuse.bench.scale import GIB, Scale
@@ -41,7 +40,7 @@ TITLES = {
 
 def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area."""
-    out = Collector("control", "Control path", bench.say)
+    out = Collector("control", "Control path", bench.say, scale.part_s)
     out.note(
         "Time per call: the wall clock from the first client's first call to the last client's last one, "
         "over all calls. With 8 clients that is the price of a call in a queue, not what one client waits."
@@ -49,6 +48,10 @@ def measure(bench: Bench, scale: Scale) -> Area:
     out.note(
         f"`{PLAIN}` has the same handlers, journal and region, but neither passthrough nor resumption; its "
         "files cannot be mapped. truncate allocates a block there and in ours; the others only note a size."
+    )
+    out.note(
+        f"`{IN_C}` is a server of our own on libfuse's low-level interface that passes every call on to a tmpfs, "
+        "as libfuse's passthrough example does, with libfuse's loop of several threads."
     )
     with _mounts(bench, out) as mounts:
         files = {1: scale.control_files, 8: scale.control_files_of_eight}
@@ -93,7 +96,7 @@ def _session(
         name: partial(bench.run, "calls", "session", path, clients, files) for name, path in mounts.items()
     }
     who = "one client" if clients == 1 else f"{clients} clients"
-    samples = interleave(scale.rounds, turns, progress=out.progress(f"calls of {who}"))
+    samples = out.interleave(f"calls of {who}", scale.rounds, turns)
     for name, title in TITLES.items():
         is_cached = name == "stat_cached"
         out.row(
@@ -114,7 +117,7 @@ def _lists(bench: Bench, scale: Scale, mounts: dict[str, Path], out: Collector) 
             name: partial(bench.run, "calls", "list", path / "d0", clients) for name, path in mounts.items()
         }
         who = "one client" if clients == 1 else f"{clients} clients"
-        samples = interleave(scale.rounds, turns, progress=out.progress(f"listing, {who}"))
+        samples = out.interleave(f"listing, {who}", scale.rounds, turns)
         out.row(
             f"readdir_{clients}",
             f"list {scale.list_entries:,} entries, {who}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from guestmemfs_fuse.bench.area import Collector
-from guestmemfs_fuse.bench.measure import Figures, interleave
+from guestmemfs_fuse.bench.measure import Figures
 from guestmemfs_fuse.bench.results import OURS, Area, Target
 from guestmemfs_fuse.bench.rig import Bench
 from guestmemfs_fuse.bench.scale import Scale
@@ -18,7 +18,7 @@ _QUIET_S = 0.3
 
 def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area."""
-    out = Collector("durability", "Durability", bench.say, x_name="files", x_unit="files")
+    out = Collector("durability", "Durability", bench.say, scale.part_s, x_name="files", x_unit="files")
     out.note(
         "Every change is in the journal before it is answered. Changes are made in the one directory that "
         "holds all files, to one more file; the control is the instance with the fewest."
@@ -46,7 +46,7 @@ def _flatness(bench: Bench, scale: Scale, out: Collector) -> None:
     for count in counts:
         bench.filled(count)
     turns = {_named(count): partial(one, count) for count in counts}
-    samples = interleave(scale.rounds, turns, progress=out.progress("changes beside many files"))
+    samples = out.interleave("changes beside many files", scale.rounds, turns)
     control = _named(fewest)
     for kind in KINDS:
         for count in counts:

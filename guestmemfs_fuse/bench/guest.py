@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from guestmemfs_fuse.bench.area import Collector
 from guestmemfs_fuse.bench.initramfs import initramfs
-from guestmemfs_fuse.bench.measure import Better, Figures, interleave
+from guestmemfs_fuse.bench.measure import Better, Figures
 from guestmemfs_fuse.bench.native import build
 from guestmemfs_fuse.bench.results import OURS, Area, Target, Unit
 from guestmemfs_fuse.bench.rig import Bench, fits
@@ -42,7 +42,7 @@ DOES_NOT_GROW = Target("does not grow with RAM (at most 1.5x)", 1.5, "ratio")
 
 def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area; nothing but a reason where there is no QEMU or kernel, or the scale wants no guests."""
-    out = Collector("guest", "Guest", bench.say, x_name="guest RAM", x_unit="B")
+    out = Collector("guest", "Guest", bench.say, scale.part_s, x_name="guest RAM", x_unit="B")
     if not scale.boots:
         out.leave_out(f"guests: not part of a {scale.name} run")
         return out.area()
@@ -134,7 +134,7 @@ def _boots(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None
             return figures
 
         turns = {name: partial(one, name) for name in (OURS, RAM, MEMFD, TMPFS)}
-        samples = interleave(scale.boots, turns, progress=out.progress("booting"))
+        samples = out.interleave("booting", scale.boots, turns)
     rows: list[tuple[str, str, Unit]] = [
         ("boot", f"boot of a guest with {size_bytes / MIB:g} MiB, until its first program runs", "ns"),
         ("touch_bytes_per_s", "inside the guest: first touch", "B/s"),

@@ -12,7 +12,7 @@ from functools import partial
 
 from guestmemfs_fuse.bench import processes
 from guestmemfs_fuse.bench.area import Collector
-from guestmemfs_fuse.bench.measure import Figures, interleave
+from guestmemfs_fuse.bench.measure import Figures
 from guestmemfs_fuse.bench.results import OURS, Area, Target
 from guestmemfs_fuse.bench.rig import Bench, Instance
 from guestmemfs_fuse.bench.scale import MIB, Scale
@@ -31,7 +31,7 @@ _SETTLE_S = 0.5
 
 def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area."""
-    out = Collector("lifecycle", "Life cycle", bench.say, x_name="files", x_unit="files")
+    out = Collector("lifecycle", "Life cycle", bench.say, scale.part_s, x_name="files", x_unit="files")
     out.note(
         "Stall: the longest of the calls of one client that stats a file past all caches, with a millisecond "
         "between two calls, from before the restart (or SIGKILL) until after it."
@@ -60,8 +60,7 @@ def _mounting(bench: Bench, scale: Scale, out: Collector) -> None:
         subprocess.run([sys.executable, "-c", "import trio, pyfuse3"], check=True)
         return {"mount": time.perf_counter_ns() - began_ns}
 
-    progress = out.progress("mounting")
-    samples = interleave(scale.life_rounds, {OURS: mount, PYTHON: interpreter}, progress=progress)
+    samples = out.interleave("mounting", scale.life_rounds, {OURS: mount, PYTHON: interpreter})
     out.row("mount", "`mount` of a new instance until it serves", "ns", samples["mount"], control=PYTHON)
 
 
@@ -81,8 +80,7 @@ def _stalls(
         return found
 
     turns = {str(count): partial(one, count) for count in scale.file_counts}
-    progress = out.progress(title)
-    samples = interleave(scale.life_rounds, turns, warmup=0, progress=progress)["longest_ns"]
+    samples = out.interleave(title, scale.life_rounds, turns, warmup=0)["longest_ns"]
     for count in scale.file_counts:
         target = None
         if metric == "restart" and count <= FEW_FILES:

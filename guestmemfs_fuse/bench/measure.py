@@ -22,6 +22,8 @@ Figures = Mapping[str, float]
 Samples = dict[str, dict[str, list[float]]]
 """metric -> contender -> one figure a round."""
 
+_FEWEST_ROUNDS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -71,11 +73,13 @@ def interleave(
     *,
     warmup: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Samples:
     """Run all contenders in turns and collect what they measured.
 
     warmup: how many more rounds come first and are thrown away; one, unless there is but one round anyway.
-    progress: told after every round how many of how many are done.
+    progress: told after every round how many of how many are done. enough: asked after every round whether
+    time is up; three rounds are made in any case, if so many were asked for.
     """
     found: Samples = {}
     if warmup is None:
@@ -88,4 +92,6 @@ def interleave(
                 found.setdefault(metric, {}).setdefault(name, []).append(figure)
         if turn % len(contenders) == 0:
             progress(turn // len(contenders), total)
+            if number + 1 >= warmup + _FEWEST_ROUNDS and enough():
+                break
     return found

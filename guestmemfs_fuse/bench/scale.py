@@ -18,6 +18,8 @@ class Scale:
 
     name: str
     rounds: int
+    # no further rounds of one thing are begun after so long; most need less
+    part_s: float
     # memory path: size of the file, and of those for random access
     memory_bytes: int
     random_bytes: tuple[int, ...]
@@ -46,6 +48,7 @@ class Scale:
 QUICK = Scale(
     name="quick",
     rounds=3,
+    part_s=10.0,
     memory_bytes=512 * MIB,
     random_bytes=(1 * GIB,),
     control_files=500,
@@ -68,6 +71,7 @@ QUICK = Scale(
 BENCH = Scale(
     name="bench",
     rounds=7,
+    part_s=30.0,
     memory_bytes=512 * MIB,
     random_bytes=(1 * GIB, 4 * GIB),
     control_files=800,
@@ -90,6 +94,7 @@ BENCH = Scale(
 FULL = Scale(
     name="full",
     rounds=21,
+    part_s=600.0,
     memory_bytes=1 * GIB,
     random_bytes=(1 * GIB, 2 * GIB, 4 * GIB, 8 * GIB),
     control_files=2_000,
@@ -112,6 +117,7 @@ FULL = Scale(
 TINY = Scale(
     name="tiny",
     rounds=1,
+    part_s=5.0,
     memory_bytes=4 * MIB,
     random_bytes=(8 * MIB,),
     control_files=8,

@@ -69,6 +69,11 @@ def test_the_first_round_is_thrown_away() -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_rounds_end_when_time_is_up_but_three_are_made() -> None:
+    assert interleave(9, {"a": counting(0)}, enough=lambda: True) == {"time": {"a": [1.0, 2.0, 3.0]}}
+    assert interleave(2, {"a": counting(0)}, enough=lambda: True) == {"time": {"a": [1.0, 2.0]}}
+
+
 def test_a_single_round_is_kept() -> None:
     assert interleave(1, {"a": counting(0)}) == {"time": {"a": [0.0]}}
 
