@@ -50,8 +50,8 @@ def measure(bench: Bench, scale: Scale) -> Area:
         "files cannot be mapped. truncate allocates a block there and in ours; the others only note a size."
     )
     out.note(
-        f"`{IN_C}` is a server of our own on libfuse's low-level interface that passes every call on to a tmpfs, "
-        "as libfuse's passthrough example does, with libfuse's loop of several threads."
+        f"`{IN_C}` is a server of our own on libfuse's low-level interface that passes every call on to a "
+        "tmpfs, as libfuse's passthrough example does, with libfuse's loop of several threads."
     )
     with _mounts(bench, out) as mounts:
         files = {1: scale.control_files, 8: scale.control_files_of_eight}
