@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.core.errors import RegionFullError, UnsupportedError
+from guestmemfs_fuse.core.errors import InstanceBusyError, OutOfMemoryError, RegionFullError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.linux import memory
 from guestmemfs_fuse.region import dax
+from guestmemfs_fuse.region.base import RegionUse
 from guestmemfs_fuse.region.dax import DaxRegion
 from tests.require import require
 
@@ -136,3 +137,19 @@ def test_a_directory_without_dax_is_refused_and_the_advice_is_a_recipe(directory
         dax.create(str(directory / "region"), REGION)
     assert "bigalloc" in (refused.value.hint or "")
     assert os.listdir(directory / "region") == []
+
+
+def test_a_region_grows_as_far_as_its_filesystem_reaches_and_shrinks_to_its_use(region: DaxRegion) -> None:
+    make(region, 2, 40 * MIB)
+    region.resize(96 * MIB)
+    make(region, 3, 50 * MIB)
+    assert region.use() == RegionUse(96 * MIB, 90 * MIB)
+    with pytest.raises(InstanceBusyError, match=f"{90 * MIB} bytes are in use"):
+        region.resize(88 * MIB)
+    with pytest.raises(OutOfMemoryError):
+        region.resize(1 << 40)
+    assert region.use() == RegionUse(96 * MIB, 90 * MIB)
+    region.resize(90 * MIB)
+    assert region.use().free_bytes == 0
+    with pytest.raises(RegionFullError):
+        make(region, 4, BLOCK)

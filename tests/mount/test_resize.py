@@ -95,3 +95,16 @@ def test_what_is_not_served_cannot_be_resized(instance: Instance) -> None:
     instance.umount()
     done = instance.cli.run("resize", instance.name, "--size", "96M", check=False)
     assert done.returncode == 8 and "is not served" in done.stderr
+
+
+def test_a_hugetlb_region_says_why_it_cannot_and_goes_on(guestmemfs: Guestmemfs) -> None:
+    huge = guestmemfs.mount("huge", "--region", "hugetlb", "--reserve", size="8M")
+    fill(huge.mountpoint / "ram", 4 * MIB)
+    for size in ("16M", "4M", "2M"):
+        done = guestmemfs.run("resize", "huge", "--size", size, check=False)
+        assert done.returncode == 4
+        assert "a hugetlb region cannot change its size" in done.stderr
+        assert "hint: mount a second instance; hugetlbfs takes its size once" in done.stderr
+    assert size_of(huge) == (8 * MIB, 8 * MIB)
+    fill(huge.mountpoint / "more", 4 * MIB)
+    assert guestmemfs.json("fsck", "huge")["clean"]
