@@ -42,10 +42,12 @@ def settle(name: str, state_dir: str | None, received: Fds, environ: MutableMapp
                     f" starting empty (before the next one, `guestmemfs liveupdate preserve {name}`)"
                 )
             return False
-        for made, fds in luo_carried.take_over(name, paths, received, store).items():
-            for fd in fds:
-                fdstore.pass_on(environ, made, fd)
+        made = luo_carried.take_over(name, paths, received, store)
         luo_carried.let_go_of_manifest(store)
+    # The claim has a descriptor too, which must not be where the next one is to be.
+    for each, fds in made.items():
+        for fd in fds:
+            fdstore.pass_on(environ, each, fd)
     say(f"note: instance {name} came through the kexec")
     return True
 

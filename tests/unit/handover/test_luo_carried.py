@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from guestmemfs_fuse.cli import carried
+from guestmemfs_fuse.cli.claim import claimed
 from guestmemfs_fuse.core.errors import MetadataError, UnsupportedError, UsageError
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.handover import fdnames, fdstore, luo, luo_carried, luo_preserve, luo_unpack
@@ -80,7 +81,12 @@ Kexec = Callable[[FakeStore], None]
 def settle(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, Fds]:
     """As the unit's start does; whether it came through, and what is passed on to the daemon."""
     passed: Fds = {}
-    monkeypatch.setattr(fdstore, "pass_on", lambda _, name, fd: passed.update({name: [fd]}))
+
+    def pass_on(environ: object, name: str, fd: int) -> None:
+        with claimed(instance.state_dir_of("guests"), 0):  # or its descriptor would be in the way
+            passed[name] = [fd]
+
+    monkeypatch.setattr(fdstore, "pass_on", pass_on)
     monkeypatch.setattr(fdstore.Notifier, "from_environment", lambda *_: store)
     return carried.settle("guests", None, store.received(), {}), passed
 
