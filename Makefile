@@ -6,7 +6,7 @@ PYTEST_OPTIONS ?=
 DESTDIR ?=
 PREFIX ?= /usr/local
 STAGE_OPTIONS ?=
-SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage
+SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage scripts/soak.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-kexec test-kexec-luo kernel
@@ -77,3 +77,22 @@ kernel: setup ## Build a kernel with the live update orchestrator (once, some te
 clean: ## Remove what can be made again (.venv, caches of tools), nothing outside the tree
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: fuzz soak
+FUZZ_SECONDS ?= 180
+FUZZ_TARGETS ?= wire control journal snapshot
+SOAK_MINUTES ?= 3
+
+fuzz: setup ## Fuzz parsers and decoders, FUZZ_SECONDS in all (180), with atheris
+	@$(PYTHON) -c 'import atheris' 2>/dev/null || $(PYTHON) -m pip install --quiet -e '.[fuzz]'
+	@for target in $(FUZZ_TARGETS); do \
+	    seconds=$$(( $(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)) )); \
+	    echo "fuzz $$target for $$seconds s"; \
+	    mkdir -p .cache/fuzz/$$target; \
+	    $(PYTHON) -m tests.fuzz.run $$target $$seconds >.cache/fuzz/$$target/log 2>&1 \
+	        || { tail -40 .cache/fuzz/$$target/log; echo "the input is .cache/fuzz/$$target/crash-*"; exit 1; }; \
+	    grep -E 'number_of_executed_units|new_units_added' .cache/fuzz/$$target/log; \
+	done
+
+soak: setup ## Everything at once for SOAK_MINUTES (3): load, kills, restarts, freezes, remounts (root)
+	@PYTHONPATH=. $(PYTHON) scripts/soak.py --minutes $(SOAK_MINUTES)

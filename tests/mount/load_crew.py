@@ -84,6 +84,11 @@ class Crew:
             done += said["done"]
         return done
 
+    def go_on(self) -> None:
+        """After verify("pause")."""
+        for member in self.members:
+            member.say("go on")
+
     def wait_disconnected(self) -> None:
         """Both holder and daemon were killed: every worker notices."""
         for member in self.members:

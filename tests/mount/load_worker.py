@@ -3,6 +3,7 @@
 Run as `python -m tests.mount.load_worker DIRECTORY SEED`. Works until a line comes on stdin:
 
     verify      compare everything with what was acknowledged; answers one JSON line, then goes on
+    pause       the same, then waits for another line
     stop        the same, then ends
 
 Every call is made once, and its answer is taken at its word: an answer nobody expected (EEXIST for a name of
@@ -484,6 +485,8 @@ def main() -> int:
         line = sys.stdin.readline()
         worker.check_mapping()
         print(json.dumps({"done": worker.done, "problems": worker.problems(worker.model)}), flush=True)
+        if line == "pause\n":
+            sys.stdin.readline()
     return 0
 
 
