@@ -13,10 +13,12 @@ import pytest
 from guestmemfs_fuse.bench import native, processes
 from guestmemfs_fuse.bench.initramfs import initramfs
 from guestmemfs_fuse.bench.native import SOURCES
+from guestmemfs_fuse.bench.results import from_json
 from guestmemfs_fuse.bench.scale import SCALES
 from guestmemfs_fuse.bench.suite import AREAS
 from guestmemfs_fuse.cli import bench as command
 from guestmemfs_fuse.core.errors import UnsupportedError
+from tests.cli import REPOSITORY
 from tests.require import require
 
 
@@ -71,3 +73,10 @@ def test_the_command_knows_every_area() -> None:
 def test_quick_leaves_guests_out_and_all_scales_have_their_name() -> None:
     assert not SCALES["quick"].boots
     assert all(name == scale.name for name, scale in SCALES.items())
+
+
+def test_what_was_published_can_be_read_and_is_what_the_page_links_to() -> None:
+    shipped = SOURCES / "published.json"
+    published = from_json(shipped.read_text())
+    assert all(area.name in AREAS for area in published.areas)
+    assert (REPOSITORY / "docs" / "benchmarks" / "results.json").resolve() == shipped
