@@ -90,7 +90,7 @@ def _interrupted(number: int, _frame: object) -> None:
 
 
 def _published(path: Path | None) -> Results | None:
-    """What to compare with: the given file, which must be good; else what came with the package; None: nothing."""
+    """What to compare with: the given file, which must be good; else what the package has, if anything."""
     from guestmemfs_fuse.bench import results as form
 
     if path is not None:
