@@ -96,3 +96,16 @@ fuzz: setup ## Fuzz parsers and decoders, FUZZ_SECONDS in all (180), with atheri
 
 soak: setup ## Everything at once for SOAK_MINUTES (3): load, kills, restarts, freezes, remounts (root)
 	@PYTHONPATH=. $(PYTHON) scripts/soak.py --minutes $(SOAK_MINUTES)
+
+.PHONY: bench bench-full
+BENCH := scripts/guest-kernel | { read -r kernel; exec .venv/bin/guestmemfs bench --out docs/benchmarks --guest-kernel "$$kernel"
+
+bench: bench-setup ## Benchmarks into docs/benchmarks, on a calm machine, under 10 minutes (root)
+	@$(BENCH); }
+
+bench-full: bench-setup ## The same with more rounds and sizes, the better part of an hour (root)
+	@$(BENCH) --full; }
+
+.PHONY: bench-setup
+bench-setup: setup
+	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(PYTHON) -m pip install --quiet -e '.[bench]'
