@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 import click
@@ -50,6 +49,8 @@ def wants_debug() -> bool:
 
 def _say(message: str, hint: str | None) -> None:
     if wants_debug():
+        import traceback
+
         traceback.print_exc(file=sys.stderr)
     click.echo(f"error: {message}", err=True)
     if hint:

@@ -316,7 +316,7 @@ def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -
         if wishes.foreground:
             sys.stdout.flush()
             os.execv(argv[0], argv)
-        launch.start_daemon(paths.state_dir, argv)
+        launch.start_daemon(paths.state_dir, argv, meanwhile=_import_client)
     except BaseException as error:
         _undo(config, stored, paths, is_new_region)
         if stored is None and isinstance(error, DaemonError):
@@ -335,6 +335,11 @@ def _pool_growth(config: InstanceConfig) -> progress.Measure:
         return grown * page_bytes, missing * page_bytes
 
     return measure
+
+
+def _import_client() -> None:
+    """What `mount` asks the daemon with when it is there."""
+    import guestmemfs_fuse.cli.daemons  # noqa: F401
 
 
 def _undo(config: InstanceConfig, stored: InstanceConfig | None, paths: Paths, is_new_region: bool) -> None:

@@ -36,13 +36,11 @@ from guestmemfs_fuse.handover.fd_keeper import FdKeeper
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.handover.notify_socket import NotifySocket
 from guestmemfs_fuse.handover.pid_file import PidFile
-from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK, WINDOW_S, RestartPolicy
+from guestmemfs_fuse.handover.restart_policy import ABORT_GRACE_S, EXIT_COME_BACK, WINDOW_S, RestartPolicy
 from guestmemfs_fuse.handover.spawn import spawn
 
 START_TIMEOUT_S = 90.0
 """A restarted daemon that is not ready by then is hung: callers wait for it. systemd's default, too."""
-ABORT_GRACE_S = 2.0
-"""From SIGTERM to SIGKILL for a daemon whose start was called off."""
 FDSTORE_MAX = 65536
 
 

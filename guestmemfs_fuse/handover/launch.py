@@ -13,16 +13,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
 from guestmemfs_fuse.core.rebuild import rebuild_error
 from guestmemfs_fuse.handover import pid_file
-from guestmemfs_fuse.handover.holder import ABORT_GRACE_S
 from guestmemfs_fuse.handover.last_words import LastWords, parse
 from guestmemfs_fuse.handover.pid_file import PidFile
+from guestmemfs_fuse.handover.restart_policy import ABORT_GRACE_S
 from guestmemfs_fuse.handover.short_path import short_path
 from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.linux.process import set_child_subreaper
@@ -32,6 +32,10 @@ READY_TIMEOUT_S = patient(10.0)
 _CALL_OFF_TIMEOUT_S = ABORT_GRACE_S + 2.0
 _SUPERVISION = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "FDSTORE")
 _HOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "holder.py")
+
+
+def _nothing() -> None:
+    pass
 
 
 def daemon_argv(state_dir: str) -> list[str]:
@@ -54,29 +58,41 @@ def read_last_words(state_dir: str) -> LastWords | None:
 
 
 def start_daemon(
-    state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S, *, may_keep: bool = False
+    state_dir: str,
+    argv: Sequence[str],
+    ready_timeout_s: float = READY_TIMEOUT_S,
+    *,
+    may_keep: bool = False,
+    meanwhile: Callable[[], object] = _nothing,
 ) -> int:
     """Have argv (see daemon_argv) serve state_dir, by the holder that is there or a new one; returns its pid.
 
-    Raises what the daemon said when it refused, else DaemonError; no process of a failed start is left. A
-    holder that was there before stays, with what it keeps. may_keep: see spawn_holder.
+    may_keep: see spawn_holder; meanwhile: done while the daemon starts. Raises what the daemon said when it
+    refused, else DaemonError; no process of a failed start is left. A holder that was there before stays,
+    with what it keeps.
     """
     present = holder_pid(state_dir)
     if present is not None:
         try:
-            return _ask_holder(present, state_dir, argv, ready_timeout_s)
+            return _ask_holder(present, state_dir, argv, ready_timeout_s, meanwhile)
         except _HolderGoneError:
             # It was on its way out when we asked: its last daemon had just stopped.
             if not wait_holder_gone(state_dir, _CALL_OFF_TIMEOUT_S):
                 raise
-    return spawn_holder(state_dir, argv, ready_timeout_s, may_keep=may_keep)
+    return spawn_holder(state_dir, argv, ready_timeout_s, may_keep=may_keep, meanwhile=meanwhile)
 
 
 class _HolderGoneError(DaemonError):
     """The holder ended, or was ending, without an answer."""
 
 
-def _ask_holder(present: int, state_dir: str, argv: Sequence[str], ready_timeout_s: float) -> int:
+def _ask_holder(
+    present: int,
+    state_dir: str,
+    argv: Sequence[str],
+    ready_timeout_s: float,
+    meanwhile: Callable[[], object],
+) -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         packed = b"\0".join(os.fsencode(word) for word in argv).hex()
@@ -88,16 +104,23 @@ def _ask_holder(present: int, state_dir: str, argv: Sequence[str], ready_timeout
         os.close(writer)
     with _Start(state_dir, reader, ready_timeout_s) as start:
         start.take_pids(b"H%d\n" % present)
+        meanwhile()
         start.wait()
     return present
 
 
 def spawn_holder(
-    state_dir: str, argv: Sequence[str], ready_timeout_s: float = READY_TIMEOUT_S, *, may_keep: bool = False
+    state_dir: str,
+    argv: Sequence[str],
+    ready_timeout_s: float = READY_TIMEOUT_S,
+    *,
+    may_keep: bool = False,
+    meanwhile: Callable[[], object] = _nothing,
 ) -> int:
     """Start a holder that starts argv for state_dir; returns the holder's pid once the daemon is ready.
 
     may_keep: after a start that failed the holder may live on, with what it keeps (a live update session).
+    meanwhile: done while they start.
     Raises as start_daemon, and DaemonError when state_dir has a holder already.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -112,6 +135,7 @@ def spawn_holder(
         os.close(writer)
     with _Start(state_dir, reader, ready_timeout_s, ours=not may_keep) as start:
         os.waitpid(child, 0)
+        meanwhile()
         start.wait()
         return start.holder
 

@@ -10,6 +10,8 @@ WINDOW_S = 30.0
 DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
 """Wait before the first, second, ... restart within the window. One more death and the daemon is given up."""
 MAX_KILLED = 100
+ABORT_GRACE_S = 2.0
+"""From SIGTERM to SIGKILL for a daemon whose start was called off."""
 EXIT_COME_BACK = 75
 """The status of a daemon that wants to be started again: SIGTERM to it, or a handover that failed."""
 

@@ -34,7 +34,7 @@ class FakeHost:
     unmounted: list[str] = field(default_factory=list)
     failure: BaseException | None = None
 
-    def start(self, state_dir: str, argv: list[str], *_: Any) -> int:
+    def start(self, state_dir: str, argv: list[str], *_: Any, **__: Any) -> int:
         """Stands in for launch.start_daemon: the daemon makes its region first."""
         config = InstanceConfig.load(state_dir)
         self.started.append(config)
