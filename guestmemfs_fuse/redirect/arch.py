@@ -16,6 +16,8 @@ from guestmemfs_fuse.core.errors import UnsupportedError
 AUDIT_ARCH: Final = 0xC000003E
 """What PTRACE_GET_SYSCALL_INFO says of a native call; 32-bit calls (int 0x80) say something else."""
 
+AT_FDCWD: Final = -100
+
 SYS_CLOSE: Final = 3
 SYS_MMAP: Final = 9
 SYS_MUNMAP: Final = 11
@@ -31,7 +33,7 @@ SYS_OPENAT: Final = 257
 SYS_FALLOCATE: Final = 285
 SYS_MLOCK2: Final = 325
 NO_CALL: Final = (1 << 64) - 1
-"""A number no system call has: the kernel runs nothing, and does not restart anything either."""
+"""What orig_rax holds outside of a call: the kernel has nothing to restart there."""
 
 SYSCALL_INSTRUCTION_BYTES: Final = 2
 PAGE_BYTES: Final = 4096
@@ -41,6 +43,7 @@ MAP_PRIVATE: Final = 0x02
 MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
+MAP_32BIT: Final = 0x40
 MAP_NORESERVE: Final = 0x4000
 MAP_FIXED_NOREPLACE: Final = 0x100000
 PROT_NONE: Final = 0

@@ -149,9 +149,10 @@ def plan(request: MmapRequest, layout: Layout, *, share: bool, fd_is_writable: b
     for run_bytes, region_offset_bytes in runs:
         pieces.append(Piece(delta_bytes, run_bytes, fixed, region_offset_bytes))
         delta_bytes += run_bytes
-    if request.flags & arch.MAP_FIXED:
+    # With both flags the kernel replaces nothing either (do_mmap(), mm/mmap.c).
+    if request.flags & (arch.MAP_FIXED | arch.MAP_FIXED_NOREPLACE) == arch.MAP_FIXED:
         return Plan(layout.region_path, tuple(pieces))
-    keep = request.flags & arch.MAP_FIXED_NOREPLACE
+    keep = request.flags & (arch.MAP_FIXED_NOREPLACE | arch.MAP_32BIT)
     reserve_flags = arch.MAP_PRIVATE | arch.MAP_NORESERVE | keep
     return Plan(layout.region_path, tuple(pieces), length_bytes, reserve_flags)
 
@@ -169,12 +170,13 @@ def _flags(request: MmapRequest, layout: Layout, may_share: bool) -> int:
 def _checked_length(request: MmapRequest, layout: Layout) -> int:
     """The length in whole pages, as the kernel rounds it for hugetlbfs (ksys_mmap_pgoff)."""
     page_bytes = layout.page_bytes
-    if request.length_bytes <= 0 or request.offset_bytes % page_bytes:
+    if request.length_bytes <= 0:
+        raise RefusedMappingError(errno.EINVAL, "a mapping of no bytes")
+    if request.offset_bytes % page_bytes:
         raise RefusedMappingError(errno.EINVAL, f"offset {request.offset_bytes:#x} is not a page's")
     if request.is_fixed and request.address % page_bytes:
         raise RefusedMappingError(errno.EINVAL, f"address {request.address:#x} is not a page's")
-    length_bytes = -(-request.length_bytes // page_bytes) * page_bytes
-    return length_bytes
+    return -(-request.length_bytes // page_bytes) * page_bytes
 
 
 def _runs(segments: Sequence[Segment], offset_bytes: int, length_bytes: int) -> list[tuple[int, int]]:

@@ -79,6 +79,20 @@ def test_fixed_noreplace_is_the_reservations_business_and_its_pieces_may_replace
     assert {piece.flags for piece in done.pieces} == {arch.MAP_SHARED | arch.MAP_FIXED}
 
 
+def test_regression_both_fixed_flags_replace_nothing() -> None:
+    flags = arch.MAP_SHARED | arch.MAP_FIXED | arch.MAP_FIXED_NOREPLACE
+    done = planned(request(0, 3 * PAGE, flags=flags), layout_of((7, 2), (1, 1)))
+    assert done.reserve_bytes == 3 * PAGE
+    assert done.reserve_flags & arch.MAP_FIXED_NOREPLACE
+
+
+def test_regression_a_scattered_file_is_mapped_below_4g_where_that_is_asked_for() -> None:
+    flags = arch.MAP_SHARED | arch.MAP_32BIT
+    assert (
+        planned(request(0, 3 * PAGE, flags=flags), layout_of((7, 2), (1, 1))).reserve_flags & arch.MAP_32BIT
+    )
+
+
 @st.composite
 def files(draw: st.DrawFn) -> Layout:
     """A file whose extents are disjoint runs of a region, in any order."""
