@@ -1,6 +1,8 @@
 """The Resolver of real life: our mounts are found in the instance registry, layouts come from the daemon.
 
-Invariant: asks the control socket only, never the mount. A daemon that is being restarted is waited for.
+Invariants: asks the control socket only, never the mount. A daemon that is being restarted is waited for.
+Names are unique in one registry only: an instance that is seen to be mounted is not taken for another
+registry's of the same name (a container's, say), whose files' numbers mean other blocks.
 Who may not read the registry (anybody but root) still has mounts of ours recognised: passthrough needs no
 answer, only a private mapping made shared. Called through `Locator`, in the tracer's process only.
 """
@@ -12,7 +14,7 @@ from typing import Any, cast
 
 from guestmemfs_fuse.control.client import call
 from guestmemfs_fuse.core.errors import DaemonError, UnknownTargetError
-from guestmemfs_fuse.linux.mountinfo import MountEntry
+from guestmemfs_fuse.linux.mountinfo import MountEntry, find_mountpoint
 from guestmemfs_fuse.metadata.instance import Instance, all_instances
 from guestmemfs_fuse.redirect import arch
 from guestmemfs_fuse.redirect.layout import Layout
@@ -57,10 +59,12 @@ def _instance_of(mount: MountEntry) -> Instance | None:
         instances = [each for each in all_instances() if isinstance(each, Instance)]
     except OSError:
         return None
-    for instance in instances:
-        if instance.name == mount.source:
-            return instance
-    for instance in instances:
-        if instance.config.mountpoint == mount.mountpoint:
-            return instance
-    return None
+    named = [each for each in instances if each.name == mount.source]
+    placed = [each for each in instances if each.config.mountpoint == mount.mountpoint]
+    return next((each for each in named + placed if _may_be(each, mount)), None)
+
+
+def _may_be(instance: Instance, mount: MountEntry) -> bool:
+    """Whether nothing that we see speaks against it: in our namespace its mountpoint has that superblock."""
+    seen = find_mountpoint(instance.config.mountpoint)
+    return seen is None or seen.fstype != FSTYPE or seen.dev == mount.dev
