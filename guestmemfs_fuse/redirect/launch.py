@@ -13,7 +13,9 @@ Called by cli/run.py and by the tests' own launchers.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -24,6 +26,7 @@ from typing import NoReturn
 from guestmemfs_fuse.core.errors import UnsupportedError
 from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.redirect.arch import require_supported
+from guestmemfs_fuse.redirect.report import Report
 from guestmemfs_fuse.redirect.resolve import Resolver
 from guestmemfs_fuse.redirect.tracee import LeavingRule
 
@@ -50,9 +53,8 @@ def launch(command: Sequence[str], options: Options, make_resolver: Callable[[],
     or it cannot be executed.
     """
     require_supported()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    reading, writing = os.pipe()
+    _flush()
+    reading, writing = _pipe()
     command_pid = os.getpid()
     between = os.fork()
     if between == 0:
@@ -73,6 +75,21 @@ def launch(command: Sequence[str], options: Options, make_resolver: Callable[[],
     _execute(command)
 
 
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # Python's word for a descriptor that was closed at start
+            stream.flush()
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe beyond the standard descriptors, which may be closed: they are the command's, and stay so."""
+    low = os.pipe()
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in low]
+    for fd in low:
+        os.close(fd)
+    return high[0], high[1]
+
+
 def _execute(command: Sequence[str]) -> NoReturn:
     # Python ignores these two; a program expects the defaults.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -82,8 +99,8 @@ def _execute(command: Sequence[str]) -> NoReturn:
     except OSError as error:
         if error.errno == errno.ENOEXEC:
             # A script without "#!": what execvp(3) does, and Python's does not
-            os.execv("/bin/sh", ["sh", *command])
-        print(f"guestmemfs run: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+            os.execv("/bin/sh", ["sh", shutil.which(command[0]) or command[0], *command[1:]])
+        Report(verbose=False).problem(f"{command[0]}: {error.strerror}")
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         os._exit(EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE)
 
@@ -106,7 +123,7 @@ def _become_tracer(
         try:
             if options.verbose:
                 traceback.print_exc()
-            os.write(2, f"guestmemfs run: the tracer failed: {error}\n".encode(errors="replace"))
+            Report(verbose=False).problem(f"the tracer failed: {error}")
         except OSError:
             pass
     finally:
@@ -119,7 +136,6 @@ def _trace(command_pid: int, writing: int, options: Options, make_resolver: Call
     from ptrace import PtraceError
 
     from guestmemfs_fuse.redirect.kernel import Ptrace
-    from guestmemfs_fuse.redirect.report import Report
     from guestmemfs_fuse.redirect.rewriter import Rewriter
     from guestmemfs_fuse.redirect.tracer import Tracer
 

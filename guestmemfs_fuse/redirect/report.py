@@ -1,12 +1,14 @@
 """What the tracer says on the launcher's stderr, and what it counts.
 
-Invariant: never fails and never blocks for long: a closed or full stderr loses the line, nothing else.
+Invariant: never fails and never blocks: a closed or full stderr loses the line, nothing else. Everything
+that is traced waits for the tracer, perhaps also who would read that stderr.
 Called by tracer and rewriter.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import time
 from dataclasses import dataclass, field
 
@@ -56,7 +58,12 @@ class Report:
 
     @staticmethod
     def _write(text: str) -> None:
-        try:
-            os.write(_STDERR, f"guestmemfs run: {text}\n".encode(errors="replace"))
-        except OSError:
-            pass
+        line = f"guestmemfs run: {text}\n".encode(errors="replace")[: select.PIPE_BUF]
+        poll = select.poll()
+        poll.register(_STDERR, select.POLLOUT)
+        # A pipe is writable when it has room for PIPE_BUF bytes (pipe(7)).
+        if poll.poll(0):
+            try:
+                os.write(_STDERR, line)
+            except OSError:
+                pass
