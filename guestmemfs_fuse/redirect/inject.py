@@ -5,9 +5,10 @@ see as the result of its own call. The thread is at the entry of the program's c
 Call takes its place there, every further one is made by moving the thread back onto its own syscall
 instruction. At the end all registers but rax are as the program left them.
 
-Invariants: no code and no stack of the program is written. With `holds_signals` no handler of the program
-runs between the calls; stops by SIGSTOP and death by SIGKILL remain possible and are the tracer's to follow.
-Called by the tracer at the syscall-stops of that thread.
+Invariants: no code and no stack of the program is written. There is always a first call: to skip it would
+show a number that no seccomp filter knows, and many of those kill. Signals are held from the second call on,
+so no handler of the program runs between the calls; stops by SIGSTOP and death by SIGKILL remain possible
+and are the tracer's to follow. Called by the tracer at the syscall-stops of that thread.
 """
 
 from __future__ import annotations
@@ -28,19 +29,14 @@ class Call:
 
 
 Steps = Generator[Call, int, int]
-"""Calls to make, results sent back in (signed, -errno for errors), the program's result returned."""
+"""Calls to make, at least one; results sent back in (signed, -errno for errors), the program's returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """What to do instead of one system call.
-
-    holds_signals: several calls that belong together. is_mapping: success means the program has mapped
-    guest memory.
-    """
+    """What to do instead of one system call. is_mapping: success means that guest memory was mapped."""
 
     steps: Steps
-    holds_signals: bool = False
     is_mapping: bool = False
 
 
@@ -53,28 +49,18 @@ class Injection:
         self._tid = tid
         self._saved = control.registers(tid)
         self._mask: int | None = None
-        self._answer: int | None = None
+        """The program's own signal mask, while its signals are held."""
 
     def start(self) -> None:
         """At the entry of the program's call: put the first call in its place."""
+        call = next(self.rewrite.steps)
         registers = copy_of(self._saved)
-        try:
-            call = next(self.rewrite.steps)
-        except StopIteration as done:
-            # An answer without any call: have the kernel run nothing, and answer at the exit.
-            self._answer = int(done.value)
-            registers.orig_rax = arch.NO_CALL
-        else:
-            registers.orig_rax = call.number
-            arch.set_arguments(registers, call.arguments)
-            if self.rewrite.holds_signals:
-                self._mask = self._control.hold_signals(self._tid)
+        registers.orig_rax = call.number
+        arch.set_arguments(registers, call.arguments)
         self._control.set_registers(self._tid, registers)
 
     def on_exit(self) -> int | None:
         """At the exit of a call: set the next one up. Returns the program's result once it has one."""
-        if self._answer is not None:
-            return self._finish(self._answer)
         result = arch.signed(self._control.registers(self._tid).rax)
         if arch.wants_restart(result):
             return self._restart(result)
@@ -82,6 +68,8 @@ class Injection:
             call = self.rewrite.steps.send(result)
         except StopIteration as done:
             return self._finish(int(done.value))
+        if self._mask is None:
+            self._mask = self._control.hold_signals(self._tid)
         registers = copy_of(self._saved)
         registers.rip -= arch.SYSCALL_INSTRUCTION_BYTES
         registers.rax = call.number
@@ -95,7 +83,7 @@ class Injection:
         self.rewrite.steps.close()
 
     def _restart(self, result: int) -> int | None:
-        if self.rewrite.holds_signals:
+        if self._mask is not None:
             # No handler can come in between: the kernel runs the same call again by itself.
             return None
         # A handler may run first, so the program's own call is what has to be started again, and it will

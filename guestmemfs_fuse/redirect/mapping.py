@@ -24,7 +24,6 @@ from guestmemfs_fuse.redirect import arch, kernel
 from guestmemfs_fuse.redirect.inject import Call, Steps
 from guestmemfs_fuse.redirect.layout import MmapRequest, Plan
 
-_AT_FDCWD: Final = -100
 _MSG_CMSG_CLOEXEC: Final = 0x40000000
 _SCRATCH_BYTES: Final = 2 * arch.PAGE_BYTES
 # struct msghdr: name, namelen, iov, iovlen, control, controllen, flags; struct iovec: base, len;
@@ -136,7 +135,7 @@ def _opened(region_path: str, access_mode: int, program: ProgramView) -> Steps:
         return scratch
     try:
         program.write(scratch, os.fsencode(region_path) + b"\0")
-        fd = yield Call(arch.SYS_OPENAT, (_AT_FDCWD, scratch, access_mode | os.O_CLOEXEC, 0))
+        fd = yield Call(arch.SYS_OPENAT, (arch.AT_FDCWD, scratch, access_mode | os.O_CLOEXEC, 0))
         if not arch.is_error(fd) and not program.is_region(fd):
             yield Call(arch.SYS_CLOSE, (fd,))
             fd = -errno.ENOENT

@@ -1,10 +1,11 @@
-"""Which file of which region a program's descriptor or path denotes.
+"""Which file of which region a program's descriptor denotes.
 
 Everything comes from /proc/TID (fdinfo, mountinfo), never from a stat through the mount: a mount whose
 daemon is away would block the tracer, and with it every program it traces.
 
-Owns: one open mountinfo per mount namespace, which poll(2) says when it has changed. Called by the rewriter;
-who knows regions and layouts is a `Resolver` (instances.py, or a table in the tests).
+Owns: one open mountinfo per mount namespace, which poll(2) says when it has changed. Each keeps its namespace
+and all mounts in it alive, so foreign ones are closed whenever a traced process is gone. Called by the
+rewriter; who knows regions and layouts is a `Resolver` (instances.py, or a table in the tests).
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class _Namespace:
             self._read()
         return self._mounts.get(mount_id)
 
+    def close(self) -> None:
+        os.close(self._fd)
+
     def _read(self) -> None:
         chunks = []
         offset = 0
@@ -103,12 +107,14 @@ class _Namespace:
 
 
 class Locator:
-    """Finds files of ours behind the descriptors and paths of traced threads."""
+    """Finds files of ours behind the descriptors of traced threads."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
-        self._own = os.readlink("/proc/self/ns/mnt")
-        self._namespaces: dict[str, _Namespace] = {}
+        self._own_name = os.readlink("/proc/self/ns/mnt")
+        # A process in a chroot is shown only the mounts below it: better look for ourselves.
+        self._own = _Namespace("self")
+        self._others: dict[str, _Namespace] = {}
 
     def of_fd(self, tid: int, fd: int) -> FoundFile | None:
         """The file of ours that descriptor fd of a thread denotes, or None.
@@ -127,32 +133,31 @@ class Locator:
             return None
         return FoundFile(found[0], found[1], info.ino, info.open_flags, name)
 
-    def of_path(self, tid: int, path: str) -> RegionFacts | None:
-        """The region a path leads into, as a thread sees it; only for paths a call of its own has followed.
-
-        Raises GuestmemfsError as `Resolver.region_of`.
-        """
-        start = f"/proc/{tid}/root" if path.startswith("/") else f"/proc/{tid}/cwd/"
-        try:
-            fd = os.open(start + path, os.O_PATH | os.O_CLOEXEC)
-            try:
-                with open(f"/proc/self/fdinfo/{fd}") as file:
-                    info = parse_fdinfo(file.read())
-            finally:
-                os.close(fd)
-            found = self._found(tid, info)
-        except (OSError, ValueError):
-            return None
-        return found[1] if found else None
+    def forget_others(self) -> None:
+        """Let go of foreign namespaces: they must not outlive those who are in them."""
+        for namespace in self._others.values():
+            namespace.close()
+        self._others.clear()
 
     def _found(self, tid: int, info: FdInfo) -> tuple[MountEntry, RegionFacts] | None:
-        mount = self._namespace(tid).mount(info.mount_id)
+        mount = self._mount(tid, info.mount_id)
         region = self._resolver.region_of(mount) if mount else None
         return (mount, region) if mount and region else None
 
-    def _namespace(self, tid: int) -> _Namespace:
+    def _mount(self, tid: int, mount_id: int) -> MountEntry | None:
+        # Ids are the whole system's (mnt_alloc_id(), fs/namespace.c), and a descriptor may have come along
+        # from our namespace into another one.
+        mount = self._own.mount(mount_id)
         name = os.readlink(f"/proc/{tid}/ns/mnt")
-        if name not in self._namespaces:
-            # A process in a chroot is shown only the mounts below it: better look for ourselves.
-            self._namespaces[name] = _Namespace("self" if name == self._own else tid)
-        return self._namespaces[name]
+        if mount is not None or name == self._own_name:
+            return mount
+        known = self._others.get(name)
+        if known is not None and (mount := known.mount(mount_id)) is not None:
+            return mount
+        # New to us, or its root has moved since (pivot_root): a mountinfo shows what was below the root that
+        # its process had when it was opened.
+        fresh = _Namespace(tid)
+        if known is not None:
+            known.close()
+        self._others[name] = fresh
+        return fresh.mount(mount_id)

@@ -25,7 +25,6 @@ from guestmemfs_fuse.redirect.report import Report
 from guestmemfs_fuse.redirect.resolve import FoundFile, Locator, Resolver
 
 CALLS = frozenset({arch.SYS_MMAP, arch.SYS_FSTATFS, arch.SYS_STATFS})
-_PATH_MAX_BYTES = 4096
 
 
 class Rewriter:
@@ -49,6 +48,10 @@ class Rewriter:
             self._report.problem(_line(error))
             return None
 
+    def process_is_gone(self) -> None:
+        """A traced process has ended or was let go."""
+        self._locator.forget_others()
+
     # -- mmap ----------------------------------------------------------------------------------------
 
     def _mmap(self, tid: int, entry: SyscallEntry) -> Rewrite | None:
@@ -64,12 +67,12 @@ class Rewriter:
             wanted = plan(request, layout, share=self._share, fd_is_writable=file.access_mode == os.O_RDWR)
         except RefusedMappingError as error:
             self._report.detail(f"{file.name}: mmap refused: {error.message}")
-            return Rewrite(_answer(-error.errno))
+            return Rewrite(_refusal(entry, error.errno))
         except GuestmemfsError as error:
             self._report.problem(f"{file.name} cannot be mapped: {_line(error)}")
-            return Rewrite(_answer(-errno.ENODEV))
+            return Rewrite(_refusal(entry, errno.ENODEV))
         steps = self._mmap_steps(tid, file, request, layout, wanted)
-        return Rewrite(steps, holds_signals=wanted.region_path is not None, is_mapping=True)
+        return Rewrite(steps, is_mapping=True)
 
     def _layout(self, file: FoundFile) -> Layout:
         try:
@@ -129,37 +132,39 @@ class Rewriter:
         result = yield Call(entry.number, entry.arguments)
         if arch.is_error(result):
             return result
-        # Only now: the path has been followed by the program itself, so nobody's daemon is asleep.
+        # The thread follows the path itself. We might wait for a filesystem whose daemon we trace, for ever.
+        arguments = (arch.AT_FDCWD, entry.arguments[0], os.O_PATH | os.O_CLOEXEC)
+        fd = yield Call(arch.SYS_OPENAT, arguments)
+        if arch.is_error(fd):
+            return result
         try:
-            raw = kernel.read_memory(tid, entry.arguments[0], _PATH_MAX_BYTES)
-            region = self._locator.of_path(tid, os.fsdecode(raw.partition(b"\0")[0]))
-            if region is not None and region.kind == "hugetlb":
-                self._patch(tid, entry.arguments[1], region.page_bytes)
-        except OSError:
-            pass
+            file = self._locator.of_fd(tid, fd)
+            if file is not None and file.region.kind == "hugetlb":
+                self._patch(tid, entry.arguments[1], file.region.page_bytes)
         except GuestmemfsError as error:
             self._report.problem(_line(error))
+        yield Call(arch.SYS_CLOSE, (fd,))
         return result
 
     def _told_as_hugetlbfs(self, tid: int, entry: SyscallEntry, page_bytes: int) -> Steps:
         result = yield Call(entry.number, entry.arguments)
         if not arch.is_error(result):
-            try:
-                self._patch(tid, entry.arguments[1], page_bytes)
-            except OSError as error:
-                self._report.problem(f"fstatfs could not be answered: {error}")
+            self._patch(tid, entry.arguments[1], page_bytes)
         return result
 
-    @staticmethod
-    def _patch(tid: int, address: int, page_bytes: int) -> None:
-        raw = kernel.read_memory(tid, address, arch.STATFS_BYTES)
-        kernel.write_memory(tid, address, arch.statfs_as_hugetlbfs(raw, page_bytes))
+    def _patch(self, tid: int, address: int, page_bytes: int) -> None:
+        try:
+            raw = kernel.read_memory(tid, address, arch.STATFS_BYTES)
+            kernel.write_memory(tid, address, arch.statfs_as_hugetlbfs(raw, page_bytes))
+        except OSError as error:
+            self._report.problem(f"statfs could not be answered: {error}")
 
 
-def _answer(result: int) -> Steps:
-    """No call at all, just a result."""
-    return result
-    yield
+def _refusal(entry: SyscallEntry, number: int) -> Steps:
+    """The program's own mmap, of no bytes at all, which maps nothing; answered with -number."""
+    address, _, *others = entry.arguments
+    yield Call(entry.number, (address, 0, *others))
+    return -number
 
 
 def _line(error: GuestmemfsError) -> str:

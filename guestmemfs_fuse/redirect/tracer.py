@@ -185,6 +185,7 @@ class Tracer:
         if not process.threads:
             self._processes.pop(process.pid, None)
             self._timed.discard(process)
+            self._rewriter.process_is_gone()
 
     def _let_go(self, thread: Thread, signal_number: int = 0) -> None:
         if len(self._threads) == 1:

@@ -11,6 +11,7 @@ from guestmemfs_fuse.redirect.inject import Call, Injection, Rewrite, Steps
 CALL = 9
 RIP = 0x401002
 ALL_SIGNALS = (1 << 64) - 1
+OWN_MASK = 0b101
 EINTR = 4
 ERESTARTSYS = 512
 
@@ -36,7 +37,7 @@ class FakeThread:
 
     results: list[int]
     now: Registers = field(default_factory=Registers)
-    mask: int = 0b101
+    mask: int = OWN_MASK
     made: list[tuple[int, ...]] = field(default_factory=list)
 
     def registers(self, tid: int) -> Registers:
@@ -56,9 +57,7 @@ class FakeThread:
     def run_call(self) -> None:
         """From an entry to the next exit."""
         now = self.now
-        if now.orig_rax == arch.NO_CALL:
-            now.rax = arch.unsigned(-38)
-            return
+        assert now.orig_rax != arch.NO_CALL
         self.made.append((now.orig_rax, now.rdi, now.rsi, now.rdx, now.r10, now.r8, now.r9))
         now.rax = arch.unsigned(self.results.pop(0))
 
@@ -108,35 +107,40 @@ def test_a_result_may_be_an_error() -> None:
     assert thread.now == Registers(rax=arch.unsigned(-22))
 
 
-def test_an_answer_without_calls_runs_nothing() -> None:
-    thread = FakeThread([])
-    assert play(thread, Rewrite(calls())) == 0
-    assert thread.made == []
-    assert thread.now == Registers(rax=0)
-
-
-def test_signals_are_held_while_several_calls_belong_together_and_released_after() -> None:
-    thread = FakeThread([1, 2])
-    injection = Injection(thread, 1, Rewrite(calls((1,), (2,)), holds_signals=True))
+def test_a_single_call_is_open_to_signals() -> None:
+    thread = FakeThread([1])
+    injection = Injection(thread, 1, Rewrite(calls((1,))))
     injection.start()
-    assert thread.mask == ALL_SIGNALS
+    assert thread.mask == OWN_MASK
+    thread.run_call()
+    assert injection.on_exit() == 1
+    assert thread.mask == OWN_MASK
+
+
+def test_signals_are_held_from_the_second_call_on_and_released_after() -> None:
+    thread = FakeThread([1, 2])
+    injection = Injection(thread, 1, Rewrite(calls((1,), (2,))))
+    injection.start()
     thread.run_call()
     assert injection.on_exit() is None
     assert thread.mask == ALL_SIGNALS
     thread.enter()
     thread.run_call()
     assert injection.on_exit() == 3
-    assert thread.mask == 0b101
+    assert thread.mask == OWN_MASK
 
 
 def test_a_call_that_is_restarted_is_waited_for_when_no_handler_can_run() -> None:
-    thread = FakeThread([-ERESTARTSYS, 5])
-    injection = Injection(thread, 1, Rewrite(calls((1,)), holds_signals=True))
+    thread = FakeThread([1, -ERESTARTSYS, 5])
+    injection = Injection(thread, 1, Rewrite(calls((1,), (2,))))
     injection.start()
     thread.run_call()
     assert injection.on_exit() is None
+    thread.enter()
+    thread.run_call()
+    assert injection.on_exit() is None
     thread.run_call()  # the kernel does it again by itself
-    assert injection.on_exit() == 5
+    assert injection.on_exit() == 6
 
 
 def test_otherwise_the_programs_own_call_is_what_is_started_again() -> None:
