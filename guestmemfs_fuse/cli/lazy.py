@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from guestmemfs_fuse.core.errors import ExitCode
+
 Guard = Callable[[Callable[[], object]], int]
 
 
@@ -65,6 +67,25 @@ class LazyGroup(click.Group):
         """The command of that name, imported now; None when there is none."""
         entry = self._entries.get(cmd_name)
         return entry.load() if entry is not None else None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click; who says nothing is shown everything, and no error."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(int(ExitCode.USAGE))
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click; a name that is nearly one is said."""
+        if args and not args[0].startswith("-") and args[0] not in self._entries:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self._entries, 1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the entries alone."""

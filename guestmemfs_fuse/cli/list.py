@@ -56,7 +56,8 @@ def _row(each: Instance | BrokenInstance) -> dict[str, Any]:
             "holder_pid": None,
             "generation": None,
             "state_dir": each.paths.state_dir,
-            "advice": f"{each.problem.message}; {each.problem.hint}",
+            "advice": f"{each.problem.message}; {each.problem.hint} "
+            f"(`guestmemfs destroy {each.name} --yes --force` removes what is left)",
         }
     found = survey.examine(each)
     config, pong = each.config, found.pong

@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.group("liveupdate", epilog=_EXAMPLES)
+@click.group("liveupdate", epilog=_EXAMPLES, no_args_is_help=False)
 def liveupdate() -> None:
     """Carry a memfd region across kexec with /dev/liveupdate (Linux 6.19 and later)."""
 

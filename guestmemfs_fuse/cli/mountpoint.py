@@ -49,5 +49,6 @@ def _what(entry: mountinfo.MountEntry) -> str:
 
 def _hint(entry: mountinfo.MountEntry) -> str:
     if entry.fstype == FSTYPE:
-        return f"`umount {entry.mountpoint}` if nobody serves it any more (`umount -l` when that hangs)"
+        freed = f"`guestmemfs umount {entry.source}` frees this one"
+        return f"choose another directory; {freed} (`umount -l` where no instance is left of it)"
     return "choose a directory of its own for the instance"

@@ -146,6 +146,8 @@ def _writable(shown: dict[str, Any]) -> str:
 def _coverage(huge: dict[str, Any]) -> str:
     if huge["fraction"] is None:
         return "not measured while stopped"
+    if not huge["bytes"] and huge["fraction"] == 1.0:
+        return "nothing is allocated"
     return f"{size_text(huge['bytes'])} ({huge['fraction']:.1%} of what is allocated)"
 
 

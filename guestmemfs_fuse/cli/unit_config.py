@@ -24,6 +24,7 @@ from guestmemfs_fuse.metadata.instance import valid_name
 
 DIRECTORY = "/etc/guestmemfs"
 SUFFIX = ".toml"
+_SMALLEST = 'mountpoint = "/srv/guests" and size = "4G"'
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -75,7 +76,8 @@ def read(path: str) -> Wishes:
         with open(path, "rb") as file:
             raw = file.read()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        hint = f"two lines make one: {_SMALLEST}" if isinstance(error, FileNotFoundError) else None
+        raise UsageError(f"{path}: {error.strerror}", hint=hint) from error
     wishes, mistakes = parse(raw, name)
     if wishes is None:
         raise ConfigError(path, mistakes)

@@ -27,7 +27,7 @@ _path = click.Path(path_type=Path)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group("vm", epilog=_EXAMPLES)
+@click.group("vm", epilog=_EXAMPLES, no_args_is_help=False)
 def vm() -> None:
     """Save, restore and list QEMU guests whose RAM is on a mount.
 

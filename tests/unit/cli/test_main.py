@@ -141,3 +141,28 @@ def test_a_reader_that_hangs_up_is_no_error() -> None:
             [sys.executable, "-c", code, "--help"], stdout=stdout, stderr=subprocess.PIPE, timeout=60
         )
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("lisst",), "No such command 'lisst'. Did you mean 'list'?"),
+        (("xyzzy",), "No such command 'xyzzy'."),
+        (("vm",), "Missing command."),
+        (("liveupdate",), "Missing command."),
+        (("check-config", "nope"), "/etc/guestmemfs/nope.toml: No such file or directory"),
+    ],
+)
+def test_a_beginners_mistake_is_one_line_and_a_hint(
+    run: Callable[..., Result], words: tuple[str, ...], says: str
+) -> None:
+    done = run(*words)
+    error, hint = done.stderr.splitlines()
+    assert (done.exit_code, error) == (2, f"error: {says}")
+    assert hint.startswith("hint: ")
+
+
+def test_nothing_said_is_answered_with_everything(run: Callable[..., Result]) -> None:
+    done = run()
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: guestmemfs") and "error" not in done.stderr.splitlines()[0]

@@ -114,7 +114,7 @@ def test_figures_are_those_of_status_in_the_units_of_their_names() -> None:
 def test_an_instance_without_a_daemon_is_down_and_nothing_else_is_claimed() -> None:
     assert samples(text_of([Seen("a", "stopped", None)])) == {
         'guestmemfs_up{instance="a"}': 0,
-        'guestmemfs_condition{instance="a",condition="stopped"}': 1,
+        'guestmemfs_condition{condition="stopped",instance="a"}': 1,
     }
 
 
