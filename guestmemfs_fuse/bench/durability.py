@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from guestmemfs_fuse.bench.area import Collector
@@ -13,7 +14,8 @@ from guestmemfs_fuse.bench.scale import Scale
 FLAT = Target("flat: at most 1.25x", 1.25, "ratio")
 QUIET = "not folding"
 KINDS = ("create", "chmod", "rename", "unlink")
-_QUIET_S = 0.3
+_MOMENT_S, _MOMENTS = 0.4, 4
+"""How long chmod is called before we look whether the journal was folded, and how many such samples do."""
 
 
 def measure(bench: Bench, scale: Scale) -> Area:
@@ -77,31 +79,31 @@ def _journal(bench: Bench, count: int) -> dict[str, float]:
 
 
 def _folding(bench: Bench, scale: Scale, out: Collector) -> None:
-    """Change one file until the journal has been folded a few times; then again while it is not due."""
+    """Change one file without a pause, a moment at a time; the journal is folded during some of them."""
     most = max(scale.file_counts)
     path = bench.filled(most).mountpoint / "d0" / "file-000000"
-    quiet: list[dict[str, float]] = []
-    loud: list[dict[str, float]] = []
-    folds = 0.0
-    for attempt in range(3):
-        bench.say(f"durability: folding the journal, attempt {attempt + 1} of 3")
-        for seconds, found in ((_QUIET_S, quiet), (scale.pound_s / 3, loud)):
-            before = _journal(bench, most)
-            figures = bench.run("calls", "pound", path, seconds)
-            after = _journal(bench, most)
-            has_folded = after["compactions"] > before["compactions"] or after["segments"] > 1
-            if has_folded == (found is loud):
-                found.append(figures)
-                folds += after["compactions"] - before["compactions"]
-    if not quiet or not loud:
+    found: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    bench.say(f"durability: folding a journal of {most:,} files, for up to {scale.pound_s:g} s")
+    until_s = time.monotonic() + scale.pound_s
+    after = _journal(bench, most)
+    while time.monotonic() < until_s and min(map(len, found.values())) < _MOMENTS:
+        before = after
+        figures = bench.run("calls", "pound", path, _MOMENT_S)
+        after = _journal(bench, most)
+        # A second segment is there from the beginning of a fold until its end.
+        folding = after["compactions"] > before["compactions"] or max(_segments(before, after)) > 1
+        found[folding].append(figures)
+    if not found[True] or not found[False]:
         out.leave_out("pauses of folding: the journal was folded always, or never, while we looked")
         return
-    out.note(
-        f"The journal of {most:,} files was folded {folds:.0f} times while chmod was called without a pause."
-    )
     for metric, which in (("fold_median", "median"), ("fold_p99", "p99"), ("fold_longest", "longest")):
         samples = {
-            OURS: [each[f"{which}_ns"] for each in loud],
-            QUIET: [each[f"{which}_ns"] for each in quiet],
+            OURS: [each[f"{which}_ns"] for each in found[True]],
+            QUIET: [each[f"{which}_ns"] for each in found[False]],
         }
-        out.row(metric, f"chmod while the journal is folded, {which}", "ns", samples)
+        title = f"chmod while the journal of {most:,} files is folded, {which}"
+        out.row(metric, title, "ns", samples, control=QUIET)
+
+
+def _segments(*journals: dict[str, float]) -> list[float]:
+    return [each["segments"] for each in journals]
