@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cli import Instance
+from tests.cli import Guestmemfs, Instance
 
 MIB = 1 << 20
 WITHIN_S = 30.0
@@ -131,3 +131,18 @@ def test_a_dump_of_a_daemon_that_hangs_still_has_everything_else(instance: Insta
     kinds = [each["record"] for entry in dump["journal_tail"] for each in entry["records"]]
     assert "Made" in kinds and "Resized" in kinds
     assert "serving" in dump["log"]
+
+
+@pytest.mark.parametrize("options", [[], ["--region", "memfd"], ["--region", "hugetlb", "--reserve"]])
+def test_statfs_on_a_file_says_the_page_size_as_cloud_hypervisor_asks(
+    guestmemfs: Guestmemfs, options: list[str]
+) -> None:
+    """It opens the file of a memory zone and aligns to f_bsize of fstatfs(2) (docs/vmm-recipes.md)."""
+    made = guestmemfs.mount("zone", *options, size="16M")
+    make(made.mountpoint / "ram", 4 * MIB)
+    fd = os.open(made.mountpoint / "ram", os.O_RDWR)
+    try:
+        figures = os.fstatvfs(fd)
+    finally:
+        os.close(fd)
+    assert (figures.f_bsize, figures.f_frsize, figures.f_blocks) == (2 * MIB, 2 * MIB, 8)
