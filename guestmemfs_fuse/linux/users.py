@@ -63,26 +63,24 @@ def unclaimed(devs: Iterable[Dev]) -> list[Dev]:
     wanted = list(devs)
     if not wanted:
         return []
-    claimed = {mount.dev for pid in _one_pid_per_namespace() for mount in _mounts(pid)}
+    claimed = {mount.dev for mount in _all_mounts()}
     return [dev for dev in wanted if dev not in claimed]
 
 
-def _one_pid_per_namespace() -> list[int]:
-    """A process of every mount namespace that has one: services and containers have mounts of their own."""
-    found: dict[str, int] = {}
+def _all_mounts() -> Iterator[mountinfo.MountEntry]:
+    """The mounts of every mount namespace that has a process: services and containers have their own.
+
+    A process in a chroot is shown only the mounts below it, so one of every root is asked.
+    """
+    seen: set[tuple[str, str]] = set()
     for pid in _pids():
         try:
-            found.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), pid)
+            view = (os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root"))
+            if view not in seen:
+                yield from mountinfo.read_mounts(pid)
+                seen.add(view)
         except OSError:
             continue
-    return list(found.values())
-
-
-def _mounts(pid: int) -> list[mountinfo.MountEntry]:
-    try:
-        return mountinfo.read_mounts(pid)
-    except OSError:
-        return []
 
 
 def dev_field(dev: Dev) -> bytes:
@@ -171,12 +169,13 @@ def opened_by(devs: Iterable[Dev]) -> list[OpenedBy]:
 def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
     """(pid, inode number) of every open descriptor on these superblocks."""
     wanted = frozenset(devs)
-    mounts_seen: dict[tuple[str, str], frozenset[bytes]] = {}
+    # Ids are the whole system's (mnt_alloc_id(), fs/namespace.c): a process may have descriptors from
+    # another namespace, brought along or sent.
+    mount_ids = frozenset(b"%d" % mount.mount_id for mount in _all_mounts() if mount.dev in wanted)
+    if not mount_ids:
+        return
     for pid in _pids():
         try:
-            mount_ids = _mount_ids(pid, wanted, mounts_seen)
-            if not mount_ids:
-                continue
             fds = os.listdir(f"/proc/{pid}/fdinfo")
         except OSError:
             continue
@@ -196,17 +195,6 @@ def parse_fdinfo(raw: bytes, mount_ids: frozenset[bytes]) -> int | None:
         elif key == b"ino":
             ino = int(value)
     return ino if mount_id in mount_ids else None
-
-
-def _mount_ids(
-    pid: int, devs: frozenset[Dev], seen: dict[tuple[str, str], frozenset[bytes]]
-) -> frozenset[bytes]:
-    """Ids of the mounts of these superblocks that a process can see; same for its namespace and root."""
-    key = (os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root"))
-    if key not in seen:
-        mounts = mountinfo.read_mounts(pid)
-        seen[key] = frozenset(b"%d" % m.mount_id for m in mounts if m.dev in devs)
-    return seen[key]
 
 
 def _pids() -> list[int]:

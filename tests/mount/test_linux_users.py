@@ -96,6 +96,21 @@ def test_open_in_another_mount_namespace_is_counted(served: TinyFuse) -> None:
         child.communicate()
 
 
+def test_regression_what_was_open_before_unshare_is_counted(served: TinyFuse) -> None:
+    code = (
+        "import ctypes, os, sys; os.open(sys.argv[1], os.O_RDONLY);"
+        "assert not ctypes.CDLL(None).unshare(0x20000); print('open', flush=True); sys.stdin.read()"
+    )
+    args = [sys.executable, "-c", code, served.path]
+    child = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"open\n"
+        assert users.open_counts([device_of(served)]) == {INO: 1}
+    finally:
+        child.communicate()
+
+
 def test_looking_asks_the_filesystem_nothing(served: TinyFuse) -> None:
     dev = device_of(served)
     fd = os.open(served.path, os.O_RDWR)
