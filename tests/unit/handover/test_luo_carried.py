@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
         store.store(memfd.MOUNT_NAME, 2)
         return {memfd.MOUNT_NAME: [os.dup(2)]}
 
-    monkeypatch.setattr(luo_carried.memfd, "create", create)
+    monkeypatch.setattr(memfd, "create", create)
     monkeypatch.setenv("GUESTMEMFS_RUN_DIR", str(tmp_path / "run"))
     return Paths(str(tmp_path / "run" / "guests"))
 
