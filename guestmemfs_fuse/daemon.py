@@ -326,6 +326,7 @@ class Daemon:
         async with Successor.start(daemon_argv(self._paths.state_dir), fds, env) as successor:
             await successor.warm(_WARM_S)
             task_status.started(successor.pid)
+            await self._server.finish(_LAST_REPLIES_S)
             await self._preservation.come_to_rest()
             word = await self._stop_serving()
             try:
@@ -351,6 +352,7 @@ class Daemon:
             return
         self._handing_over = False
         self._preservation.go_on()
+        self._server.accept_again()
         self._engine.gate.open()
         self._relay.undrain()
 
@@ -366,7 +368,7 @@ class Daemon:
     async def _step_aside(self, successor: Successor, word: Word) -> None:
         """Afterwards nothing of ours may touch the instance. Raises DaemonError: the successor is dead."""
         self._background.cancel()
-        self._storage.close(snapshot=False)
+        self._storage.stop_writing()
         self._preservation.step_aside()
         self._notifier.main_pid(successor.pid)
         self._lock.release()

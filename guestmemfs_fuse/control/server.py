@@ -105,6 +105,10 @@ class ControlServer:
         self._clients = 0
         self._answering = 0
         self._answered = trio.Event()
+        self._alone = trio.Event()
+        self._may_accept = trio.Event()
+        self._may_accept.set()
+        self._accepting = trio.CancelScope()
         self._counts = {"requests": 0, "refused": 0, "errors": 0, "internal_errors": 0}
 
     def statistics(self) -> dict[str, int]:
@@ -122,15 +126,34 @@ class ControlServer:
 
     async def _accept(self) -> trio.socket.SocketType:
         while True:
-            try:
-                connection, _address = await self._listener.accept()
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    raise
-                _log.warning("control: cannot accept a client: %s", error.strerror)
-                await trio.sleep(0.1)
-            else:
-                return connection
+            await self._may_accept.wait()
+            with trio.CancelScope() as self._accepting:
+                try:
+                    connection, _address = await self._listener.accept()
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                        raise
+                    _log.warning("control: cannot accept a client: %s", error.strerror)
+                    await trio.sleep(0.1)
+                else:
+                    return connection
+
+    async def finish(self, timeout_s: float) -> None:
+        """Accept nobody any more, and return once all clients have gone, or after timeout_s seconds.
+
+        Who connects from now on waits in the listener's queue: for a successor that has the listener too,
+        or for us, after `accept_again`.
+        """
+        self._may_accept = trio.Event()
+        self._accepting.cancel()
+        with trio.move_on_after(timeout_s):
+            while self._clients:
+                self._alone = trio.Event()
+                await self._alone.wait()
+
+    def accept_again(self) -> None:
+        """After `finish`, when there is no successor after all."""
+        self._may_accept.set()
 
     async def _client(self, stream: trio.SocketStream, room: trio.Semaphore) -> None:
         self._clients += 1
@@ -141,6 +164,8 @@ class ControlServer:
             pass  # it hung up; what it asked for was done
         finally:
             self._clients -= 1
+            if not self._clients:
+                self._alone.set()
             room.release()
 
     async def _converse(self, stream: trio.SocketStream) -> None:

@@ -42,14 +42,27 @@ class Storage:
         self._files = files
         self._uuid = uuid
         self._appended = trio.Event()
+        self._writing = True
         self._closed = False
 
-    def close(self, *, snapshot: bool = True) -> None:
-        """Let go of all descriptors; leave a snapshot where that is wanted and cheap. Twice is harmless."""
+    def stop_writing(self) -> None:
+        """A successor writes the metadata from now on. Twice is harmless.
+
+        The region stays open until `close`: a thread that still measures files must not find other files
+        under the numbers of its descriptors.
+        """
+        if self._writing:
+            self._writing = False
+            self.store.close()
+
+    def close(self) -> None:
+        """Let go of all descriptors; leave a snapshot where that is cheap. Twice is harmless."""
         if self._closed:
             return
         self._closed = True
-        self.store.close(self.state if snapshot else None)
+        if self._writing:
+            self._writing = False
+            self.store.close(self.state)
         self._files.close()
         self.region.close()
 

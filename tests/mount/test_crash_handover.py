@@ -1,6 +1,6 @@
 """Predecessor, successor, or both are killed at every stage of a hand-over, under load: nobody notices.
 
-The stages pass in the order of docs/concurrency.md; where one begins is not seen from outside, so the kill
+The stages pass in the order of handover/successor.py; where one begins is not seen from outside, so the kill
 comes later and later after the word to restart until the hand-over is through before it.
 """
 
@@ -101,3 +101,37 @@ def test_regression_restarts_asked_for_at_once_are_one_hand_over(instance: Insta
     status = instance.status()
     assert children(status["holder_pid"]) == [status["daemon_pid"]]
     assert instance.cli.run("fsck", instance.name).returncode == 0
+
+
+def test_regression_commands_during_a_hand_over_are_answered(instance: Instance) -> None:
+    """The old daemon went on taking them when journal and region were closed: "the journal is closed", "Not a
+    directory" (of what stood under the region's descriptor now), or a connection that was cut."""
+    (instance.mountpoint / "ram").touch()
+    state_dir, asked, failed, over = str(instance.state_dir), [0], list[str](), threading.Event()
+
+    def ask(op: str, **args: object) -> None:
+        while not over.is_set():
+            try:
+                client.call(state_dir, op, args)
+            except GuestmemfsError as error:
+                failed.append(f"{op}: {error}")
+            asked[0] += 1
+
+    users = [threading.Thread(target=ask, args=("status",)) for _ in range(2)]
+    users += [
+        threading.Thread(target=ask, args=("pin",), kwargs={"path": "/ram", "pinned": pinned})
+        for pinned in (True, False)
+    ]
+    for user in users:
+        user.start()
+    try:
+        for _ in range(3):
+            pid = serving_pid(instance.state_dir)
+            client.call(state_dir, "restart", timeout_s=60)
+            serving_pid(instance.state_dir, not_pid=pid)
+    finally:
+        over.set()
+        for user in users:
+            user.join()
+    assert not failed
+    assert asked[0] > 3 * len(users)

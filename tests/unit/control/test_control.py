@@ -22,7 +22,13 @@ from guestmemfs_fuse.control.protocol import (
     Request,
     encode,
 )
-from guestmemfs_fuse.control.server import ControlServer, Handler, Progress, bind_listener
+from guestmemfs_fuse.control.server import (
+    ControlServer,
+    Handler,
+    Progress,
+    adopt_listener,
+    bind_listener,
+)
 from guestmemfs_fuse.core.errors import (
     DaemonError,
     ExitCode,
@@ -417,8 +423,6 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 
 
 def test_a_listener_can_be_handed_to_a_successor(tmp_path: Path) -> None:
-    from guestmemfs_fuse.control.server import adopt_listener
-
     first = bind_listener(str(tmp_path))
     second = adopt_listener(os.dup(first.fileno()))
     first.close()
@@ -434,3 +438,58 @@ def test_a_listener_can_be_handed_to_a_successor(tmp_path: Path) -> None:
     with second:
         assert isinstance(second, socket.socket)
         trio.run(main)
+
+
+def test_a_hand_over_answers_who_is_connected_and_leaves_the_others_to_the_successor(tmp_path: Path) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+    answers: dict[str, object] = {}
+
+    async def slow(args: Args, progress: Progress) -> object:
+        begun.set()
+        await go_on.wait()
+        return "ours"
+
+    async def successors(args: Args, progress: Progress) -> object:
+        return "the successor's"
+
+    async def keep(name: str) -> None:
+        answers[name] = await ask(tmp_path, "slow")
+
+    async def body(server: ControlServer) -> None:
+        uids = frozenset({os.geteuid()})
+        with adopt_listener(os.dup(server._listener.fileno())) as listener:
+            successor = ControlServer(listener, {"slow": successors}, allowed_uids=uids)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep, "before")
+                await begun.wait()
+                nursery.start_soon(server.finish, DEADLINE_S)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(keep, "meanwhile")
+                nursery.start_soon(successor.serve)
+                while "meanwhile" not in answers:
+                    await trio.sleep(0.001)
+                go_on.set()
+                while "before" not in answers:
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+
+    serving(tmp_path, body, handlers={"slow": slow})
+    assert answers == {"before": "ours", "meanwhile": "the successor's"}
+
+
+def test_after_a_hand_over_that_failed_clients_are_served_again(tmp_path: Path) -> None:
+    async def body(server: ControlServer) -> None:
+        async with await connect(tmp_path) as idle:
+            while not server.statistics()["clients"]:
+                await trio.testing.wait_all_tasks_blocked()
+            await server.finish(0.01)  # it does not wait for ever
+            async with await connect(tmp_path) as late:
+                await late.send_all(encode(Hello()) + encode(Request("echo")))
+                await trio.testing.wait_all_tasks_blocked()
+                assert server.statistics()["clients"] == 1
+                server.accept_again()
+                await late.send_eof()
+                assert len(await heard(late)) == 2
+            await idle.aclose()
+
+    serving(tmp_path, body)
