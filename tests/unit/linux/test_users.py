@@ -131,5 +131,5 @@ def test_mounts_of_other_namespaces_claim_their_numbers(monkeypatch: pytest.Monk
     links |= {f"/proc/{pid}/root": "/" for pid in mounts}
     monkeypatch.setattr(users, "_pids", lambda: sorted(mounts))
     monkeypatch.setattr(mountinfo, "read_mounts", mounts.__getitem__)
-    monkeypatch.setattr(users.os, "readlink", links.__getitem__)
+    monkeypatch.setattr(os, "readlink", links.__getitem__)
     assert users.unclaimed([theirs, (0, 0xFFFFD)]) == [(0, 0xFFFFD)]
