@@ -29,7 +29,7 @@ from guestmemfs_fuse.core.errors import (
     ReadOnlyInstanceError,
     UsageError,
 )
-from guestmemfs_fuse.core.records import Transaction
+from guestmemfs_fuse.core.records import BackingClosed, BackingOpened, Transaction
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.metadata import atomic, chain, compact, journal, snapshot
 from guestmemfs_fuse.metadata.chain import Chain, Report
@@ -56,13 +56,19 @@ CHEAP_INODES: Final = 5_000
 class Durability(Enum):
     """What an acknowledged change survives, besides SIGKILL.
 
-    KILL: nothing else (tmpfs: power takes the data too); POWER: fdatasync before each acknowledgement;
-    POWER_GROUPED: the caller calls `Store.sync` before it acknowledges one or more appends.
+    KILL: nothing else (tmpfs: power takes the data too); POWER: fdatasync before each acknowledgement of
+    what is not OF_THE_CONNECTION; POWER_GROUPED: the caller calls `Store.sync` before it acknowledges one or
+    more appends.
     """
 
     KILL = "kill"
     POWER = "power"
     POWER_GROUPED = "power-grouped"
+
+
+OF_THE_CONNECTION: Final = frozenset({BackingOpened, BackingClosed})
+"""Records about what ends with the kernel: for a daemon that follows a SIGKILL, not for one that follows a
+loss of power. Every open of a file writes one, so they would cost a create its second fdatasync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +208,9 @@ class Store:
         """
         began_ns = time.perf_counter_ns()
         most_bytes = LARGE_FRAME_BYTES if self.pressed else None
+        sync = self._sync_each and not OF_THE_CONNECTION.issuperset(map(type, transaction.records))
         try:
-            sequence = self._segment.append(transaction, sync=self._sync_each, most_bytes=most_bytes)
+            sequence = self._segment.append(transaction, sync=sync, most_bytes=most_bytes)
         except FsError as error:
             self._append_failures += 1
             if isinstance(error, MetadataFullError):
@@ -260,7 +267,7 @@ class Store:
         if sealed.next_sequence == sealed.first_sequence:
             return
         with atomic.write_errors("begin a journal segment"):
-            if self._durability is Durability.POWER_GROUPED:
+            if self._durability is not Durability.KILL:
                 sealed.sync()
             self._segment = Segment.begin(self._files, self._region_uuid, sealed.next_sequence)
         self._sealed_bytes += sealed.length_bytes

@@ -152,8 +152,7 @@ def test_regression_a_backing_id_in_doubt_is_one_the_kernel_has(half: bool) -> N
     """The record could be neither written well nor taken back: whichever the next daemon reads, it holds."""
 
     def fault(step: Step, when: When) -> None:
-        if step.call == "sync" or (half and step.call == "write" and when is When.HALFWAY):
-            fail_at(range(0, 1 << 30), when, errno.EIO, step.call)(step, when)
+        fail_at(range(0, 1 << 30), When.HALFWAY if half else When.AFTER, errno.EIO, "write")(step, when)
         fail_at(range(0, 1 << 30), When.BEFORE, errno.EIO, "truncate")(step, when)
 
     async def run() -> None:

@@ -16,9 +16,9 @@ from guestmemfs_fuse.core.errors import (
     UnknownFormatError,
     UsageError,
 )
-from guestmemfs_fuse.core.records import Reaped, Transaction, XattrSet
+from guestmemfs_fuse.core.records import BackingOpened, Reaped, Transaction, XattrSet
 from guestmemfs_fuse.core.state import State
-from guestmemfs_fuse.core.types import ROOT_INO, Ino
+from guestmemfs_fuse.core.types import ROOT_INO, BackingId, Ino
 from guestmemfs_fuse.metadata import chain, compact, journal, snapshot, store
 from guestmemfs_fuse.metadata.store import Durability, Opened, Store
 from tests.unit.metadata.memory_files import MemoryFiles, When, fail_at
@@ -319,6 +319,37 @@ def test_a_transaction_that_was_taken_back_after_a_view_saw_it_is_not_kept() -> 
     assert views[0].sequence == 11
     append(made, 10, 15)
     assert dump_of(Store.open(files, REGION, warm=views[0]).state) == DUMPS[15]
+
+
+# -- how often the disk is waited for ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("durability", "expected"), [(Durability.KILL, 0), (Durability.POWER, 10)])
+def test_only_what_outlives_the_kernel_waits_for_the_disk(durability: Durability, expected: int) -> None:
+    files = MemoryFiles()
+    made = created(files, durability)
+    syncs: list[object] = []
+
+    def count(step: object, when: When) -> None:
+        if when is When.AFTER and step.call == "sync":  # type: ignore[attr-defined]
+            syncs.append(step)
+
+    files.fault = count
+    for number in range(10):
+        made.append(DONE[number])
+        made.append(Transaction((BackingOpened(ROOT_INO, BackingId(number + 1)),)))
+    assert len(syncs) == expected
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_segment_that_was_not_synced_to_its_end_is_before_another_one_follows(kept: bool) -> None:
+    files = MemoryFiles()
+    made = created(files, Durability.POWER)
+    append(made, 0, 5)
+    made.append(Transaction((BackingOpened(ROOT_INO, BackingId(1)),)))
+    made.rotate()
+    survivor = files.after_power_cut(lambda: kept)
+    assert Store.open(survivor, REGION).store.sequence == 6
 
 
 # -- two processes -----------------------------------------------------------------------------------

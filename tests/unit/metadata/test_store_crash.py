@@ -39,7 +39,7 @@ def test_a_power_cut_at_any_step_loses_nothing_acknowledged(durability: Durabili
     for number in range(1, step_count(durability) + 1):
         for when in (When.BEFORE, When.AFTER):
             life = crashed(number, when, durability)
-            life.check_survivors(life.files.after_power_cut(keep))
+            life.check_survivors_of_power(life.files.after_power_cut(keep))
 
 
 def test_without_syncs_a_power_cut_would_be_noticed() -> None:
