@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,19 @@ def started(
     return asked[0]
 
 
+@pytest.mark.parametrize("kind", ["tmpfs", "memfd", "hugetlb"])
 def test_a_start_after_a_boot_says_what_is_gone_and_hands_it_on(
-    notes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    notes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
 ) -> None:
-    remembered.write(str(notes), "vm1", EARLIER)
-    assert started("vm1", notes, monkeypatch, tmp_path).replaces == Replaced("tmpfs", 64 * MIB)
+    remembered.write(str(notes), "vm1", replace(EARLIER, kind=kind))
+    assert started("vm1", notes, monkeypatch, tmp_path, kind).replaces == Replaced(kind, 64 * MIB)
     assert "(64 MiB) was of an earlier boot and is gone: starting empty" in capsys.readouterr().err
     now = remembered.read(str(notes), "vm1")
-    assert now == Remembered(registry.current_boot_id(), "tmpfs", 32 * MIB, f"{tmp_path}/m")
+    assert now == Remembered(registry.current_boot_id(), kind, 32 * MIB, f"{tmp_path}/m")
 
 
 @pytest.mark.parametrize(
