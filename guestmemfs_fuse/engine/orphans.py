@@ -166,9 +166,10 @@ class Orphans:
         return [inode for inode in inodes if inode.extents and not self._kernel.knows(inode.ino)]
 
     def _try_let_go(self, ino: Ino, *, is_unmapped: bool = False) -> None:
+        """One that cannot go must not keep the others, nor fail the status or statfs that asks for it."""
         try:
             self._let_go(ino, is_unmapped)
-        except FsError as error:
+        except (FsError, OSError) as error:
             log.warning("inode %d stays for now: %s", ino, error)
 
     def _let_go(self, ino: Ino, is_unmapped: bool) -> None:

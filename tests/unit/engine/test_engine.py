@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from guestmemfs_fuse.core.errors import (
     RegionFullError,
     UnsupportedModeError,
 )
+from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import recovery
 from guestmemfs_fuse.engine.memory import KEEP_SIZE, PUNCH_HOLE
@@ -137,6 +140,27 @@ def test_regression_a_nameless_file_is_not_reaped_before_the_kernel_has_it() -> 
     assert bench.engine.orphans.sweep() == 0
     bench.engine.orphans.forgotten([ino])
     assert ino not in bench.engine.state.inodes
+
+
+def test_regression_an_orphan_whose_memory_cannot_be_given_up_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error of its backing file (read-only now, or immutable) failed every status and statfs, too."""
+    bench = Bench()
+    stuck, other = make_file(bench, b"stuck"), make_file(bench, b"other")
+    for name in (b"stuck", b"other"):
+        bench.engine.change(cmd.Unlink(ROOT_INO, name))
+    discard = bench.region.discard
+
+    def refuse(inode: Inode) -> None:
+        if inode.ino == stuck:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        discard(inode)
+
+    monkeypatch.setattr(bench.region, "discard", refuse)
+    bench.engine.orphans.forgotten([stuck, other])
+    assert bench.engine.state.orphans == {stuck}
+    assert bench.engine.orphans.sweep() == 0
 
 
 def test_one_backing_id_per_inode_until_the_kernel_forgets_it() -> None:
