@@ -100,8 +100,9 @@ class Engine:
     async def come_to_rest(self, *, interrupt: bool) -> None:
         """Let nothing begin, and wait until nothing of ours works on the region: another daemon will.
 
-        interrupt: stop allocations under way, which takes back what they allocated. Also covers what no
-        caller on the mount waits for: the sweep, fsck, a forced resize. `gate.open` undoes it.
+        interrupt: stop allocations, for good, which takes back what they allocated: only when we leave for
+        certain. Also covers what no caller on the mount waits for: the sweep, fsck, a forced resize. Without
+        `interrupt`, `gate.open` undoes it.
         """
         if interrupt:
             self.memory.interrupt_all()

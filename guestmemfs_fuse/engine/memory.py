@@ -53,6 +53,7 @@ class Memory:
         self._poison = poison
         self._one_at_a_time = trio.Lock()
         self._running: dict[int, bool] = {}
+        self._leaving = False
         self._early: OrderedDict[int, None] = OrderedDict()
         self._own_numbers = count(-1, -1)
 
@@ -67,8 +68,8 @@ class Memory:
             self._early.popitem(last=False)
 
     def interrupt_all(self) -> None:
-        """Stop every allocation at its next piece, whoever wants it."""
-        self._running = dict.fromkeys(self._running, True)
+        """Stop every allocation at its next piece, whoever wants it; for good, because we are leaving."""
+        self._leaving = True
 
     async def resize(
         self, ino: Ino, size_bytes: int, origin: Origin | None = None, *, force: bool = False
@@ -147,7 +148,7 @@ class Memory:
         caller = origin.pid if origin is not None and isinstance(command, cmd.Resize) else 0
 
         def stop() -> bool:
-            return self._running[unique] and (not caller or process.is_dying(caller))
+            return self._leaving or (self._running[unique] and (not caller or process.is_dying(caller)))
 
         self._running[unique] = unique in self._early
         self._early.pop(unique, None)
