@@ -22,6 +22,9 @@ from guestmemfs_fuse.handover import fdnames, fdstore, launch
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import InstanceConfig
 
+_FILLING = "filling"
+"""A descriptor that is nothing to anybody."""
+
 
 def start_unit(name_or_path: str, environ: MutableMapping[str, str]) -> None:
     """Become the daemon. environ: systemd's (LISTEN_*, STATE_DIRECTORY), which the daemon gets too.
@@ -32,6 +35,7 @@ def start_unit(name_or_path: str, environ: MutableMapping[str, str]) -> None:
     name = unit_config.name_of(path)
     if is_live(name, environ):
         _become(registry.state_dir_of(name))
+    drop_connection(environ)
     wishes = unit_config.read(path)
     os.makedirs(wishes.mountpoint, exist_ok=True)
     came_through = _came_through_kexec(name, wishes, environ)
@@ -52,6 +56,24 @@ def is_live(name: str, environ: Mapping[str, str]) -> bool:
         config = InstanceConfig.load(registry.state_dir_of(name))
         return sight.our_mount(config.mountpoint) is not None
     return False
+
+
+def drop_connection(environ: MutableMapping[str, str]) -> None:
+    """Let go of the connection of a mount that is gone: stored, it would be taken for one that was unmounted.
+
+    Where systemd keeps what is stored over a stop, it is found when the daemon died without having seen the
+    end of its mount. The descriptor's number is filled, because those behind it are counted.
+    """
+    found = fdstore.parse_listen_fds(environ, os.getpid())
+    if fdnames.FUSE not in (name for name, _fd in found):
+        return
+    fdstore.Notifier.from_environment(environ).remove(fdnames.FUSE)
+    filling = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name, fd in found:
+        if name == fdnames.FUSE:
+            os.dup2(filling, fd)
+    os.close(filling)
+    environ["LISTEN_FDNAMES"] = ":".join(_FILLING if name == fdnames.FUSE else name for name, _fd in found)
 
 
 def _came_through_kexec(name: str, wishes: Wishes, environ: MutableMapping[str, str]) -> bool:

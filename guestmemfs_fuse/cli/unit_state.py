@@ -63,6 +63,11 @@ def unit_of(name: str) -> str:
     return f"guestmemfs@{name}.service"
 
 
+def quiet() -> dict[str, str]:
+    """Our environment for a systemctl: from 254 on it would report its own exit status in the unit's name."""
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+
+
 def _property(name: str, wanted: str) -> str:
     if not os.path.isdir(SYSTEMD) or "+" in name:
         return ""
@@ -75,6 +80,7 @@ def _systemctl(*arguments: str) -> str:
     try:
         done = subprocess.run(
             ["systemctl", *arguments],
+            env=quiet(),
             capture_output=True,
             text=True,
             timeout=_ASK_S,

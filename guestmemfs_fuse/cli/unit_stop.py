@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 
-from guestmemfs_fuse.cli import unit_config
+from guestmemfs_fuse.cli import unit_config, unit_state
 from guestmemfs_fuse.cli.output import say
 
 _ASK_S = 10.0
@@ -45,7 +45,13 @@ def is_restarting(unit: str, jobs: str) -> bool:
 def _jobs(unit: str) -> str:
     command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", unit]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+        command,
+        env=unit_state.quiet(),
+        capture_output=True,
+        text=True,
+        timeout=_ASK_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode != 0:
         say(f"note: systemctl does not say which job runs: {done.stderr.strip()}")
@@ -55,7 +61,7 @@ def _jobs(unit: str) -> str:
 def _unmount(name: str) -> None:
     from guestmemfs_fuse.cli import sight
     from guestmemfs_fuse.cli.claim import claimed
-    from guestmemfs_fuse.cli.unmounting import unmount
+    from guestmemfs_fuse.cli.unmounting import unmount, wait_daemon_gone
     from guestmemfs_fuse.core.errors import InstanceBusyError
     from guestmemfs_fuse.metadata.instance import find
 
@@ -70,6 +76,7 @@ def _unmount(name: str) -> None:
             say(f"note: {error.message}; what is mapped stays mapped, other calls fail now")
             unmount(instance, sight.look(instance), lazily=True)
             _abort(seen.mount.minor)
+            wait_daemon_gone(instance)  # or SIGTERM comes first, and it leaves its connection in the store
 
 
 def _abort(connection: int) -> None:
