@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.mount.posix.calls import UTIME_NOW, UTIME_OMIT
+from tests.mount.posix.calls.attributes import UTIME_NOW, UTIME_OMIT
 from tests.mount.posix.names import TOO_LONG_NAME
 from tests.mount.posix.table import Fd, Table, do
 from tests.mount.posix.tree import Tree

@@ -3,7 +3,7 @@
 One process per user lives as long as the suite, so a call as somebody else costs a message and not a fork.
 The test process itself never touches the mount: a call that hangs is a failed test, not a hung suite.
 
-Owns its process. Called by tree.py; the calls themselves are in calls.py.
+Owns its process. Called by tree.py; the calls themselves are in calls/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Final
 
-from tests.mount.posix import calls
+from tests.mount.posix.calls import CALLS, process
 
 HANGS_AFTER_S: Final = 20.0
 
@@ -70,7 +70,7 @@ class User:
         return self._pid
 
     def call(self, name: str, *args: object, **kwargs: object) -> Any:
-        """Make a call of calls.py as this user. Raises its OSError; Hangs when it does not come back."""
+        """Make a call of calls/ as this user. Raises its OSError; Hangs when it does not come back."""
         self._connection.send((name, args, kwargs))
         if not self._connection.poll(HANGS_AFTER_S):
             self.end()
@@ -91,8 +91,8 @@ class User:
 
 
 def _serve(connection: Connection, identity: Identity, fds: list[int]) -> None:
-    calls.keep([connection.fileno(), *fds])
-    calls.forget_all()
+    process.keep([connection.fileno(), *fds])
+    process.forget_all()
     os.setgroups(identity.groups)
     os.setresgid(identity.gid, identity.gid, identity.gid)
     os.setresuid(identity.uid, identity.uid, identity.uid)
@@ -102,7 +102,7 @@ def _serve(connection: Connection, identity: Identity, fds: list[int]) -> None:
         except EOFError:
             return
         try:
-            connection.send(("value", calls.CALLS[name](*args, **kwargs)))
+            connection.send(("value", CALLS[name](*args, **kwargs)))
         except OSError as error:
             connection.send(("errno", error.errno))
         except Exception:
