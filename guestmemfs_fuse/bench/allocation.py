@@ -15,13 +15,14 @@ from guestmemfs_fuse.bench.measure import Figures
 from guestmemfs_fuse.bench.results import OURS, Area, Target
 from guestmemfs_fuse.bench.rig import SPARE_BYTES, Bench, Instance, cpus, fits
 from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
-from guestmemfs_fuse.core.errors import GuestmemfsError
+from guestmemfs_fuse.core.errors import GuestmemfsError, OutOfMemoryError
 
 DIRECT = "fallocate, same tmpfs"
 HUGETLB = "fallocate, hugetlbfs"
 IDLE = "nothing else going on"
 AS_FALLOCATE = Target("within 5% of fallocate", 1.05, "ratio")
 
+_ROOM_WITHIN_S, _POLL_S = 10.0, 0.005
 _MOST_ROUNDS_BYTES = 64 * GIB
 """How much is allocated per contender and size at most: huge sizes get fewer rounds."""
 
@@ -63,9 +64,10 @@ def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: C
             paths[HUGETLB] = stack.enter_context(bench.hugetlbfs("huge-alloc", size_bytes)) / "file"
         except GuestmemfsError as error:
             out.leave_out(f"{HUGETLB}, {_named(size_bytes)}: {error}")
+        rooms = {OURS: ours.region_path}  # the mount itself is not asked: that would make it look for room
         calls = {name: _truncate if name == OURS else _fallocate for name in paths}
         turns = {
-            name: partial(_once, bench, path, size_bytes, calls[name], touches)
+            name: partial(_once, bench, path, rooms.get(name, path.parent), size_bytes, calls[name], touches)
             for name, path in paths.items()
         }
         samples = out.interleave(f"allocating {_named(size_bytes)}", rounds, turns)
@@ -92,9 +94,15 @@ def _fallocate(fd: int, size_bytes: int) -> None:
 
 
 def _once(
-    bench: Bench, path: Path, size_bytes: int, call: Callable[[int, int], None], touches: bool
+    bench: Bench,
+    path: Path,
+    room_path: Path,
+    size_bytes: int,
+    call: Callable[[int, int], None],
+    touches: bool,
 ) -> Figures:
     with _file(path) as fd:
+        _wait_for_room(room_path, size_bytes)
         began_ns = time.perf_counter_ns()
         call(fd, size_bytes)
         took_ns = float(time.perf_counter_ns() - began_ns)
@@ -103,6 +111,18 @@ def _once(
             populated = bench.run("memory", "populate", path, size_bytes, max(2, cpus()), 1)
             figures["touch"] = took_ns + populated["populate_ns"]
     return figures
+
+
+def _wait_for_room(path: Path, size_bytes: int) -> None:
+    """A file of ours that was removed gives its memory back a moment later, when the kernel forgets it."""
+    deadline = time.monotonic() + _ROOM_WITHIN_S
+    while True:
+        free = os.statvfs(path)
+        if free.f_bavail * free.f_bsize >= size_bytes:
+            return
+        if time.monotonic() > deadline:
+            raise OutOfMemoryError(f"{path} still lacks room for {size_bytes} bytes")
+        time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager
