@@ -6,7 +6,8 @@ PYTEST_OPTIONS ?=
 DESTDIR ?=
 PREFIX ?= /usr/local
 STAGE_OPTIONS ?=
-SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage scripts/soak.py
+SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage scripts/soak.py \
+	scripts/scale.py scripts/scale_mount.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-kexec test-kexec-luo kernel
@@ -109,3 +110,8 @@ bench-full: bench-setup ## The same with more rounds and sizes, the better part 
 .PHONY: bench-setup
 bench-setup: setup
 	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(PYTHON) -m pip install --quiet -e '.[bench]'
+
+.PHONY: scale
+scale: setup ## Time and memory of every structure at 4 TiB, then a real mount of 100,000 files (root, minutes)
+	@$(PYTHON) scripts/scale.py
+	@$(PYTHON) scripts/scale_mount.py
