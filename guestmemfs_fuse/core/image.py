@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import product
 from types import NoneType
 from typing import Any, Final
@@ -98,6 +99,29 @@ def load(items: Iterable[Item], *, lenient: bool = False) -> State:
     return state
 
 
+def load_what_is_whole(items: Iterable[Item], otherwise: State | None) -> tuple[State | None, int | None]:
+    """What is left of an image that lost items, and how many inodes it had if that is known.
+
+    otherwise: an empty state to put the inodes into when the header is lost. The state contradicts itself
+    where something is missing; its free blocks are not counted.
+    """
+    state, expected, whole = otherwise, None, dict[Ino, Inode]()
+    for item in items:
+        with suppress(TypeError, ValueError, OverflowError, CorruptMetadataError):
+            if expected is None and tuple(map(type, item)) in _HEADER_SHAPES:
+                header, extents, expected = _load_header(item)
+                header.free = FreeMap(header.region_bytes // header.block_bytes) if extents else None
+                state = header
+                continue
+            alone = State(region_bytes=1, block_bytes=1)
+            _load_inodes((item,), alone)
+            whole.update(alone.inodes)
+    if state is not None:
+        state.inodes.update(whole)
+        _count(state)
+    return state, expected
+
+
 def _load_header(header: Item) -> tuple[State, bool, int]:
     if tuple(map(type, header)) not in _HEADER_SHAPES:
         raise ValueError("the header's fields have wrong types")
@@ -171,6 +195,12 @@ def _count(state: State) -> None:
             state.user(inode.uid).xattr_bytes += inode.xattr_bytes
     for uid, files in owned.items():
         state.user(uid).files = files
+
+
+def count_free_blocks(state: State) -> None:
+    """Make `state.free` what the files leave free, also where they claim blocks twice. Raises ValueError."""
+    if state.free is not None:
+        state.free = _free_map(state, lenient=True)
 
 
 def _free_map(state: State, *, lenient: bool) -> FreeMap:

@@ -1,9 +1,9 @@
 """The metadata files as fsck sees them: what is wrong with them, and how much can be saved.
 
-Where the chain is whole, `inspect` yields it with remarks (torn tail, leftovers). Where it is damaged, the
-longest intact beginning is looked for: a valid snapshot and the segments behind it up to the damage. Going
-on from there loses what came later, so only `replace_chain` (fsck --repair) does that, and the damaged
-files are kept beside the new chain under other names.
+Where the chain is whole, `inspect` yields it with remarks (torn tail, leftovers). Where it is damaged, it
+looks for as much as is left (`rescue`): the longest intact beginning, and behind it every record that is
+whole by itself (metadata/salvage). Going on from there loses the rest, so only `replace_chain` (fsck
+--repair) does that, and the damaged files are kept beside the new chain under other names.
 
 Files of another instance or another program version are never replaced: their owner may want them.
 Called by fsck_offline.
@@ -30,21 +30,24 @@ from guestmemfs_fuse.metadata import atomic, chain, compact, journal, snapshot, 
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.files import Files
 from guestmemfs_fuse.metadata.journal import Segment
+from guestmemfs_fuse.metadata.salvage import Geometry, salvage
 
 DAMAGED_SUFFIX: Final = ".damaged"
 _GAP: Final = 1 << 32
 """More transactions than a lost part of a journal can hold: numbers of the new chain are new."""
 
-_MISFITS: Final = (KeyError, ValueError, AssertionError, AttributeError, TypeError, IndexError, OverflowError)
-
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The longest intact beginning of a damaged history: everything up to transaction `sequence`."""
+    """What can be saved of a damaged history, up to transaction `sequence`, and sentences about what cannot.
+
+    snapshot: where it begins, empty when that is damaged too.
+    """
 
     state: State
     sequence: int
     snapshot: str
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,13 @@ class Inspection:
         return self.saved.state if self.saved is not None else None
 
 
-def inspect(files: Files, region_uuid: UUID, *, region_holds_data: bool | None) -> Inspection:
-    """Read everything, change nothing. region_holds_data: None where that is not known. Raises OSError."""
+def inspect(
+    files: Files, region_uuid: UUID, *, region_holds_data: bool | None, geometry: Geometry | None = None
+) -> Inspection:
+    """Read everything, change nothing. Raises OSError.
+
+    region_holds_data: None where that is not known; geometry: for a state whose snapshot is lost.
+    """
     found = _leftovers(files)
     if not store.exists(files):
         if region_holds_data is not False:
@@ -77,8 +85,13 @@ def inspect(files: Files, region_uuid: UUID, *, region_holds_data: bool | None) 
     except UnknownFormatError as error:
         return Inspection([*found, Finding("unknown-format", None, error.message)])
     except MetadataError as error:
-        saved = save(files, region_uuid)
-        return Inspection([*found, Finding("damaged-metadata", None, error.message)], saved=saved)
+        found.append(Finding("damaged-metadata", None, error.message))
+        try:
+            return Inspection(found, saved=rescue(files, region_uuid, geometry))
+        except ForeignMetadataError as foreign:
+            return Inspection([*found, Finding("foreign-metadata", None, foreign.message)])
+        except UnknownFormatError as unknown:
+            return Inspection([*found, Finding("unknown-format", None, unknown.message)])
     for sentence in read.report.refused:
         found.append(Finding("damaged-snapshot", None, f"{sentence}; {read.report.snapshot} is used"))
     if read.report.torn_file is not None:
@@ -93,6 +106,19 @@ def _leftovers(files: Files) -> list[Finding]:
         for name in files.names()
         if atomic.is_temporary(name)
     ]
+
+
+def rescue(files: Files, region_uuid: UUID, geometry: Geometry | None) -> Saved | None:
+    """The farthest intact beginning, and every whole record behind the damage; None: nothing is left.
+
+    Raises ForeignMetadataError, UnknownFormatError.
+    """
+    intact = save(files, region_uuid)
+    start = (intact.state, intact.sequence) if intact is not None else None
+    found = salvage(files, region_uuid, start, geometry)
+    if found is None:
+        return None
+    return Saved(found.state, found.sequence, intact.snapshot if intact is not None else "", found.lost)
 
 
 def save(files: Files, region_uuid: UUID) -> Saved | None:
@@ -120,7 +146,7 @@ def _save_from(files: Files, region_uuid: UUID, last: int, limit: int | None = N
                     return Saved(state, sequence, snapshot.snapshot_name(last))
                 try:
                     evolve.apply(state, transaction)
-                except _MISFITS:
+                except chain.MISFITS:
                     # Half of it may be applied: begin again and stop before it.
                     return _save_from(files, region_uuid, last, limit=number)
                 sequence = number

@@ -21,8 +21,8 @@ import trio
 
 from guestmemfs_fuse.core import evolve
 from guestmemfs_fuse.core import records as rec
-from guestmemfs_fuse.core.errors import GuestmemfsError
-from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.errors import FsError, GuestmemfsError
+from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Ino, round_up
 from guestmemfs_fuse.engine import fsck, fsck_blocks, fsck_metadata, fsck_tree
 from guestmemfs_fuse.engine.fsck import Checked, Finding, Result, Tick, nothing_to_tell
@@ -30,6 +30,7 @@ from guestmemfs_fuse.engine.fsck_metadata import Inspection
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.metadata.files import DirectoryFiles, Files
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
+from guestmemfs_fuse.metadata.salvage import Geometry
 from guestmemfs_fuse.region import choose
 from guestmemfs_fuse.region.base import OpenRegion, Region
 from guestmemfs_fuse.region.memfd import FdStore
@@ -75,8 +76,10 @@ def run(
                 missing = Finding("no-metadata", None, f"{metadata_path} is missing")
                 return Result((missing,), Checked())
             files = DirectoryFiles(metadata_path)
+            geometry = Geometry(config.size_bytes, config.block_bytes, config.kind == "hugetlb")
             try:
-                return check(files, UUID(config.uuid_hex), region, repair=repair, tick=tick)
+                uuid = UUID(config.uuid_hex)
+                return check(files, uuid, region, repair=repair, tick=tick, geometry=geometry)
             finally:
                 files.close()
     finally:
@@ -99,21 +102,34 @@ def _region(config: InstanceConfig, paths: Paths, store: FdStore) -> Iterator[Op
 
 
 def check(
-    files: Files, region_uuid: UUID, region: Region | None, *, repair: bool, tick: Tick = nothing_to_tell
+    files: Files,
+    region_uuid: UUID,
+    region: Region | None,
+    *,
+    repair: bool,
+    tick: Tick = nothing_to_tell,
+    geometry: Geometry | None = None,
 ) -> Result:
-    """Check, and with `repair` mend what can be mended. Raises FsError, MetadataError or OSError."""
-    look = _look(files, region_uuid, region, tick)
+    """Check, and with `repair` mend what can be mended. Raises FsError, MetadataError or OSError.
+
+    geometry: what the instance was made with, for when its snapshot is lost; else the region says it.
+    """
+    if geometry is None and region is not None and region.region_file is None:
+        geometry = Geometry(region.use().size_bytes, region.block_bytes, extents=False)
+    look = _look(files, region_uuid, region, tick, geometry)
     inspection = look.inspection
     if not repair or not look.findings or inspection.state is None:
         return Result(look.findings, look.checked, _would_lose(inspection))
     notes = _repair(look, files, region_uuid, region)
-    again = _look(files, region_uuid, region, nothing_to_tell)
+    again = _look(files, region_uuid, region, nothing_to_tell, geometry)
     return Result(fsck.judged(look.findings, again.findings), again.checked, notes)
 
 
-def _look(files: Files, region_uuid: UUID, region: Region | None, tick: Tick) -> Look:
+def _look(
+    files: Files, region_uuid: UUID, region: Region | None, tick: Tick, geometry: Geometry | None
+) -> Look:
     holds_data = None if region is None else next(iter(region.inventory()), None) is not None
-    inspection = fsck_metadata.inspect(files, region_uuid, region_holds_data=holds_data)
+    inspection = fsck_metadata.inspect(files, region_uuid, region_holds_data=holds_data, geometry=geometry)
     state = inspection.state
     found = list(inspection.findings)
     if state is None:
@@ -132,8 +148,9 @@ def _would_lose(inspection: Inspection) -> tuple[str, ...]:
     saved = inspection.saved
     if saved is None:
         return ()
-    lost = f"what changed after transaction {saved.sequence} would be lost"
-    return (f"--repair goes on from {saved.snapshot}: {lost}",)
+    start = saved.snapshot or "what is left of it"
+    what = "every whole record behind it; what is damaged would be lost"
+    return (f"--repair goes on from {start} and {what}", *saved.lost)
 
 
 def _repair(look: Look, files: Files, region_uuid: UUID, region: Region | None) -> tuple[str, ...]:
@@ -147,10 +164,7 @@ def _repair(look: Look, files: Files, region_uuid: UUID, region: Region | None) 
     notes: tuple[str, ...] = ()
     if saved is not None:
         kept = fsck_metadata.replace_chain(files, region_uuid, saved)
-        notes = (
-            f"what changed after transaction {saved.sequence} is lost; {files.path} keeps the damaged files: "
-            + ", ".join(kept),
-        )
+        notes = (*saved.lost, f"{files.path} keeps the damaged files: {', '.join(kept)}")
     else:
         assert chain is not None
         fsck_metadata.store_state(files, region_uuid, chain, state if changes else None)
@@ -162,6 +176,8 @@ def _repair(look: Look, files: Files, region_uuid: UUID, region: Region | None) 
 def _mend(state: State, look: Look, region: Region | None, now_ns: int, *, fallen_back: bool) -> None:
     strays = [ino for ino in look.inos("stray-backing") if ino not in state.inodes]
     fsck_tree.count_up(state, *strays)
+    if fallen_back:
+        _name_the_nameless(state, region)
     for ino in strays:
         assert region is not None
         status = region.stat(fsck.stray(ino))
@@ -176,6 +192,20 @@ def _mend(state: State, look: Look, region: Region | None, now_ns: int, *, falle
     if fallen_back:
         _forget_session(state)
         _keep_what_the_region_has(state, look, region, now_ns)
+
+
+def _name_the_nameless(state: State, region: Region | None) -> None:
+    """A file without names is one that was removed, unless the record that gave it one is lost."""
+    for inode in (state.inodes[ino] for ino in state.orphans):
+        if inode.is_file and (inode.extents or (region is not None and _has_memory(region, inode))):
+            inode.nlink = 1
+
+
+def _has_memory(region: Region, inode: Inode) -> bool:
+    try:
+        return region.stat(inode).allocated_bytes > 0
+    except FsError:
+        return False
 
 
 def _begun_anew(state: State, look: Look) -> list[Ino]:

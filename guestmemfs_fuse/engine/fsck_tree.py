@@ -27,6 +27,7 @@ def mend(state: State, now_ns: int) -> None:
     count_up(state)
     _ensure_root(state, now_ns)
     _agree_on_types(state)
+    _one_entry_per_name(state)
     _mend_entries(state)
     _one_name_per_directory(state)
     _reconnect(state, now_ns)
@@ -101,6 +102,17 @@ def _entries(state: State) -> Iterator[tuple[Inode, Directory, bytes, Ino]]:
         if inode.directory is not None:
             for name, ino in list(inode.directory.items()):
                 yield inode, inode.directory, name, ino
+
+
+def _one_entry_per_name(state: State) -> None:
+    """Records that were not decided on this state can enter a name twice; only one of them can be found."""
+    for inode in state.inodes.values():
+        directory = inode.directory
+        if directory is None or len(entries := list(directory.items())) == len(directory):
+            continue
+        inode.directory = fresh = Directory(directory.parent, directory.next_cookie)
+        for name, ino in entries:
+            fresh.add(name if fresh.get(name) is None else free_name(fresh, b"#%d" % ino), ino)
 
 
 def _mend_entries(state: State) -> None:

@@ -26,7 +26,7 @@ from guestmemfs_fuse.metadata.files import Files
 from guestmemfs_fuse.metadata.framing import TornTail
 
 _LISTINGS: Final = 5
-_MISFITS: Final = (KeyError, ValueError, AssertionError, AttributeError, TypeError, IndexError, OverflowError)
+MISFITS: Final = (KeyError, ValueError, AssertionError, AttributeError, TypeError, IndexError, OverflowError)
 """What evolve runs into on a transaction that was not decided on this state."""
 
 
@@ -173,7 +173,7 @@ def _replay_segment(reader: journal.SegmentReader, chain: Chain, start: Chain) -
     for sequence, transaction in reader.transactions(after=start.sequence, checksum=start.checksum):
         try:
             evolve.apply(chain.state, transaction)
-        except _MISFITS as error:
+        except MISFITS as error:
             raise CorruptMetadataError(
                 f"{reader.name}: transaction {sequence} does not fit what was before it ({error!r})"
             ) from error

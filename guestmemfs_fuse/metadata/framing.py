@@ -198,6 +198,37 @@ def _defect(data: memoryview, at: int, seed: int) -> str | None:
     return None
 
 
+def healthy_frames(data: bytes, first_sequence: int) -> Iterator[tuple[int, memoryview]]:
+    """Every whole frame of a damaged file, wherever it stands: (sequence, payload). Never raises.
+
+    first_sequence: what the first frame should have. The header's own checksum is where those of the frames
+    start, so it stands in for a header that is damaged elsewhere. Bounded work, as for a torn tail: in bytes
+    made to look like frames the search ends early.
+    """
+    if len(data) < HEADER_BYTES:
+        return
+    (stored,) = _CHECKSUM.unpack_from(data, _HEADER.size)
+    found = [list(_frames_from(data, seed, first_sequence)) for seed in {seed_of(data), stored}]
+    yield from max(found, key=len)
+
+
+def _frames_from(data: bytes, seed: int, first_sequence: int) -> Iterator[tuple[int, memoryview]]:
+    view, at, total = memoryview(data), HEADER_BYTES, len(data)
+    highest = first_sequence + total // FRAME_HEADER_BYTES
+    budget = max(_SEARCH_FLOOR_BYTES, _SEARCH_FACTOR * total)
+    while at + FRAME_HEADER_BYTES < total and budget > 0:
+        length, _, sequence = _FRAME.unpack_from(view, at)
+        end = at + FRAME_HEADER_BYTES + length
+        if not (0 < length <= total - at - FRAME_HEADER_BYTES and first_sequence <= sequence <= highest):
+            at += 1
+        elif _defect(view, at, seed) is None:
+            yield sequence, view[at + FRAME_HEADER_BYTES : end]
+            at = end
+        else:
+            budget -= length
+            at += 1
+
+
 def _search(data: memoryview, start: int, seed: int, expected: int) -> int | None:
     """Where a valid frame begins at or behind `start`, if any does.
 

@@ -161,8 +161,11 @@ def test_after_falling_back_every_free_block_is_kept_in_one_file(region: Hugetlb
     saved = store.read_only_view(files, REGION).state
     assert saved.free is not None
     assert saved.free.free_blocks == 0
-    kept = lookup(saved, b"lost+found", b"#3")
-    assert kept is not None
     assert content(region, saved, A) == b"AB"
-    assert content(region, saved, kept) == b"CDEFGHIJKLMNOP"
+    assert lookup(saved, b"b") is None, "the record with its name is the damaged one"
+    assert lookup(saved, b"lost+found", b"#%d" % B) == B
+    assert content(region, saved, B) == b"CD"
+    kept = max(saved.inodes)
+    assert lookup(saved, b"lost+found", b"#%d" % kept) == kept
+    assert content(region, saved, kept) == b"EFGHIJKLMNOP"
     region.close()
