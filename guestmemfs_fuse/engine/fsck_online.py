@@ -78,6 +78,7 @@ async def _copied(engine: Engine) -> State:
 
 def _copy_of(inode: Inode) -> Inode:
     twin = copy.copy(inode)
+    twin.xattrs = None if inode.xattrs is None else inode.xattrs.copy()
     if inode.directory is not None:
         twin.directory = inode.directory.copy()
     return twin

@@ -203,3 +203,13 @@ def test_it_waits_for_the_sweep_after_a_crash() -> None:
         return results[0]
 
     assert trio.run(run).clean
+
+
+def test_regression_attributes_set_while_it_looks_are_no_wrong_usage() -> None:
+    """The copy shared them with the live inode: they were counted as they were later, or changed under it."""
+    bench = Bench()
+    ino = bench.engine.make(cmd.Make(ROOT_INO, b"f", 0o100600, 0, 0))
+    bench.engine.change(cmd.SetXattr(ino, b"user.a", b"1"))
+    twin = fsck_online._copy_of(bench.engine.state.inodes[ino])
+    bench.engine.change(cmd.SetXattr(ino, b"user.b", b"22"))
+    assert twin.xattrs == {b"user.a": b"1"}
