@@ -161,7 +161,7 @@ class Worker:
     def open_call(self, after: Model) -> None:
         """Nobody answered: say so, wait until the mount is back, and find out which of both it is."""
         print(json.dumps({"disconnected": True}), flush=True)
-        sys.stdin.readline()
+        read_order()
         self.drop_connection(after)
         problems = self.problems(self.model)
         if problems and (others := self.problems(after)):
@@ -473,20 +473,28 @@ class Worker:
         self.kept.clear()
 
 
+def read_order() -> str:
+    """One line of stdin and not a byte more: two lines at once would leave nothing for select to see."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line.decode()
+
+
 def main() -> int:
     worker = Worker(sys.argv[1], int(sys.argv[2]))
     print(json.dumps({"ready": True}), flush=True)
     line = ""
     while line != "stop\n":
-        readable, _, _ = select.select([sys.stdin], [], [], 0)
+        readable, _, _ = select.select([0], [], [], 0)
         if not readable:
             worker.step()
             continue
-        line = sys.stdin.readline()
+        line = read_order()
         worker.check_mapping()
         print(json.dumps({"done": worker.done, "problems": worker.problems(worker.model)}), flush=True)
         if line == "pause\n":
-            sys.stdin.readline()
+            read_order()
     return 0
 
 
