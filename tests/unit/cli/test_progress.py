@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from guestmemfs_fuse.cli import progress
+from guestmemfs_fuse.cli import mounting, progress
+from guestmemfs_fuse.linux.hugepages import Pool
 from guestmemfs_fuse.metadata.instance import Instance
-from tests.unit.cli.fakes import FakeDaemon
+from guestmemfs_fuse.region import hugetlb_pool
+from tests.unit.cli.fakes import FakeDaemon, a_config
 
 MIB = 1 << 20
 
@@ -117,3 +119,11 @@ def test_commands_say_nothing_more_where_no_terminal_is(
     answer: dict[str, Any] = {"size_bytes": 1, "old_bytes": 1, "new_bytes": 1}
     daemon.answers[op] = answer
     assert run(*words).stderr == ""
+
+
+def test_a_pool_that_grows_is_measured_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = (Pool(2 * MIB, None, total, 0, 0, 0, 0) for total in (10, 13, 18))
+    monkeypatch.setattr(hugetlb_pool, "pool_of", lambda page_bytes, node: next(pools))
+    monkeypatch.setattr(hugetlb_pool, "missing_pages", lambda *asked: 8)
+    measure = mounting._pool_growth(a_config(kind="hugetlb", size_bytes=16 * MIB))
+    assert [measure(), measure()] == [(6 * MIB, 16 * MIB), (16 * MIB, 16 * MIB)]
