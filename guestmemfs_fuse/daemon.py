@@ -363,7 +363,8 @@ class Daemon:
         if left:
             self._relay.mute()
         await self._engine.come_to_rest(interrupt=left > 0)
-        return Word(clean=left == 0 and self._engine.swept.is_set(), drained_ns=drained_ns)
+        clean = left == 0 and self._engine.swept.is_set() and not self._engine.orphans.behind
+        return Word(clean=clean, drained_ns=drained_ns)
 
     async def _step_aside(self, successor: Successor, word: Word) -> None:
         """Afterwards nothing of ours may touch the instance. Raises DaemonError: the successor is dead."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 _MOST_WATCHED: Final = 256
 """Processes whose end is waited for at the same time; there is a descriptor for each."""
+
+_AT_ONCE: Final = 64
+"""Forgotten inodes that are dealt with in one go, a few milliseconds; callers wait meanwhile."""
 
 _PICKED_UP_S: Final = 5.0
 """Within which a caller has picked up what the daemon before us answered: it was woken before we began."""
@@ -68,6 +72,8 @@ class Orphans:
         self._clock = clock
         self._picked_up_at_s = clock() + _PICKED_UP_S
         self.reaped = 0
+        self._forgotten: deque[int] = deque()
+        self._more_forgotten = trio.Event()
         self._due = trio.Event()
         self._watched: set[int] = set()
 
@@ -80,10 +86,21 @@ class Orphans:
         self._unborn.add(ino)
 
     def forgotten(self, inos: Iterable[int]) -> None:
-        """The kernel dropped references: give back backing ids, reap what has no name."""
+        """The kernel dropped references: give back backing ids, reap what has no name.
+
+        When it drops its whole cache it says so of 65,000 inodes at once: most of them are left to run().
+        """
         listed = list(inos)
         self._unborn.difference_update(listed)
-        self._reap_unused(listed)
+        self._reap_unused(listed[:_AT_ONCE])
+        if len(listed) > _AT_ONCE:
+            self._forgotten.extend(listed[_AT_ONCE:])
+            self._more_forgotten.set()
+
+    @property
+    def behind(self) -> bool:
+        """Whether forgotten inodes wait for run(): a successor must look at every orphan then."""
+        return bool(self._forgotten)
 
     def _reap_unused(self, inos: Iterable[int]) -> None:
         state = self._ledger.state
@@ -113,19 +130,31 @@ class Orphans:
         return self.reaped - before
 
     async def run(self) -> None:
-        """Reap what processes map now as soon as they have ended; runs for ever."""
-        if self._region.region_file is None:
-            return
+        """Reap what many forgets left, and what processes map now as soon as they have ended; for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reap_forgotten)
+            if self._region.region_file is not None:
+                nursery.start_soon(self._reap_released, nursery)
+
+    async def _reap_forgotten(self) -> None:
+        while True:
+            await self._more_forgotten.wait()
+            self._more_forgotten = trio.Event()
+            while self._forgotten:
+                await trio.lowlevel.checkpoint()
+                count = min(_AT_ONCE, len(self._forgotten))
+                self._reap_unused([self._forgotten.popleft() for _ in range(count)])
+
+    async def _reap_released(self, nursery: trio.Nursery) -> None:
         if self._ledger.state.orphans:
             self._due.set()
-        async with trio.open_nursery() as nursery:
-            while True:
-                await self._due.wait()
-                self._due = trio.Event()
-                for pid in await self._reap_unmapped():
-                    if pid not in self._watched and len(self._watched) < _MOST_WATCHED:
-                        self._watched.add(pid)
-                        nursery.start_soon(self._wait_for_end, pid)
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            for pid in await self._reap_unmapped():
+                if pid not in self._watched and len(self._watched) < _MOST_WATCHED:
+                    self._watched.add(pid)
+                    nursery.start_soon(self._wait_for_end, pid)
 
     async def _wait_for_end(self, pid: int) -> None:
         try:

@@ -163,6 +163,29 @@ def test_regression_an_orphan_whose_memory_cannot_be_given_up_does_not_keep_the_
     assert bench.engine.orphans.sweep() == 0
 
 
+def test_regression_a_cache_that_is_dropped_at_once_does_not_stop_the_loop() -> None:
+    """65,000 inodes come in one message: giving their backing ids back took seconds, and callers waited."""
+    bench = Bench()
+    inos = [make_file(bench, b"%d" % number) for number in range(1000)]
+    for ino in inos:
+        bench.engine.backings.ensure(ino)
+
+    async def run() -> None:
+        turns = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.engine.orphans.run)
+            bench.engine.orphans.forgotten(inos)
+            assert bench.engine.orphans.behind
+            while bench.kernel.open_ids:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert turns > 5
+        assert not bench.engine.orphans.behind
+
+    trio.run(run)
+
+
 def test_one_backing_id_per_inode_until_the_kernel_forgets_it() -> None:
     bench = Bench()
     ino = make_file(bench)
