@@ -29,7 +29,7 @@ from guestmemfs_fuse.linux import mountinfo  # noqa: E402
 from guestmemfs_fuse.vm.monitor import connect  # noqa: E402
 from guestmemfs_fuse.vm.restore import restore  # noqa: E402
 from guestmemfs_fuse.vm.save import SaveReport, save  # noqa: E402
-from tests import consistency, leftovers  # noqa: E402
+from tests import leftovers  # noqa: E402
 from tests.cli import Guestmemfs, Instance  # noqa: E402
 from tests.guest import rig  # noqa: E402
 from tests.guest.measure import (  # noqa: E402
@@ -274,8 +274,8 @@ class Demo:
         return status
 
     def _check_consistency(self, when: str) -> None:
-        found = consistency.problems(self._instance.state_dir)
-        self._tell.check(not found, f"metadata and region agree ({when})" + "; ".join(found))
+        found = self._instance.problems()
+        self._tell.check(not found, f"fsck: metadata and region agree ({when})" + "; ".join(found))
 
     def _check_watch(self, watch: Watch, count: int) -> None:
         tell = self._tell

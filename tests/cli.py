@@ -92,6 +92,13 @@ class Instance:
         status: dict[str, Any] = self.cli.json("status", self.name)
         return status
 
+    def problems(self) -> list[str]:
+        """What `guestmemfs fsck` finds, served or stopped; a sentence each."""
+        done = self.cli.run("fsck", self.name, "--json", check=False)
+        found = [f"{each['kind']}: {each['detail']}" for each in json.loads(done.stdout)["problems"]]
+        assert bool(found) == (done.returncode != 0), (done.returncode, found)
+        return found
+
     @property
     def daemon_pid(self) -> int:
         """The daemon that serves it now."""

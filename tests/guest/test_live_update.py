@@ -17,7 +17,6 @@ from guestmemfs_fuse.vm.errors import NotPreservableError, RestoreError, SaveErr
 from guestmemfs_fuse.vm.monitor import connect
 from guestmemfs_fuse.vm.restore import restore
 from guestmemfs_fuse.vm.save import SaveReport, save
-from tests import consistency
 from tests.cli import Guestmemfs, Instance
 from tests.guest.measure import checksum, mapping_of, uncached_stat, write_pattern
 from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
@@ -124,7 +123,7 @@ def test_a_guest_outlives_holder_and_daemon_and_mount_brings_them_back(host: Ins
     assert host.status()["state"] == "serving"
     assert host.mountpoint.joinpath("ram").stat().st_size == GUEST_MIB << 20
     assert_unharmed(guest)
-    assert consistency.problems(host.state_dir) == []
+    assert host.problems() == []
 
 
 def test_live_update_with_umount_and_mount_in_between(
@@ -147,7 +146,7 @@ def test_live_update_with_umount_and_mount_in_between(
     mapping = mapping_of(guest.pid, guest.memory_path)
     assert mapping.huge_bytes == mapping.resident_bytes > 0
     assert not (private_dir / "state").exists() and not (private_dir / "state.json").exists()
-    assert consistency.problems(host.state_dir) == []
+    assert host.problems() == []
 
 
 def test_live_update_twice_in_a_row(guest: Guest, private_dir: Path) -> None:

@@ -13,7 +13,7 @@ _OTHERS = {"WatchdogSec=", "MAINPID=", "holder.pid", "make soak", "pyfuse3.main"
 
 
 def named() -> list[str]:
-    """Every `word` of the page that is code of ours: Class.method, function, file.py or room/file.function."""
+    """What the page says of our code: Class.method, function, file.py or room/file.function."""
     words = dict.fromkeys(re.findall(r"`([^`\n]+)`", PAGE.read_text()))
     return [word for word in words if word not in _OTHERS]
 
