@@ -1,4 +1,4 @@
-"""The store: create, open, append, fold, close, and what it refuses."""
+"""The store: create, open, append, fold, close, and how often it waits for the disk."""
 
 from __future__ import annotations
 
@@ -8,47 +8,15 @@ import pytest
 
 from guestmemfs_fuse.core import evolve
 from guestmemfs_fuse.core.errors import (
-    CorruptMetadataError,
-    ForeignMetadataError,
     MetadataFullError,
-    MetadataWriteError,
-    ReadOnlyInstanceError,
-    UnknownFormatError,
-    UsageError,
 )
-from guestmemfs_fuse.core.records import BackingOpened, Reaped, Transaction, XattrSet
-from guestmemfs_fuse.core.state import State
-from guestmemfs_fuse.core.types import ROOT_INO, BackingId, Ino
-from guestmemfs_fuse.metadata import chain, compact, journal, snapshot, store
-from guestmemfs_fuse.metadata.store import Durability, Opened, Store
+from guestmemfs_fuse.core.records import BackingOpened, Transaction, XattrSet
+from guestmemfs_fuse.core.types import ROOT_INO, BackingId
+from guestmemfs_fuse.metadata import compact, journal, snapshot, store
+from guestmemfs_fuse.metadata.store import Durability, Store
 from tests.unit.metadata.memory_files import MemoryFiles, When, fail_at
-from tests.unit.metadata.workload import OTHER_REGION, REGION, dump_of, fresh_state, history
-
-DONE, DUMPS = history(11, 60)
-ANY = range(1, 10_000)
-
-
-def created(files: MemoryFiles, durability: Durability = Durability.KILL) -> Store:
-    return Store.create(files, REGION, fresh_state(), durability=durability)
-
-
-def append(to: Store, start: int, end: int) -> None:
-    """Store the history's transactions start..end; transaction n gets sequence n + 1."""
-    for number in range(start, end):
-        assert to.append(DONE[number]) == number + 1
-
-
-def opened(files: MemoryFiles) -> Opened:
-    return Store.open(files, REGION)
-
-
-def check(files: MemoryFiles, count: int) -> Opened:
-    """What a new process finds is the history's first `count` transactions."""
-    again = Store.open(files.reborn(), REGION)
-    assert dump_of(again.state) == DUMPS[count]
-    assert again.store.sequence == count
-    return again
-
+from tests.unit.metadata.stores import ANY, DONE, append, check, created, opened
+from tests.unit.metadata.workload import REGION, fresh_state
 
 # -- the normal life ---------------------------------------------------------------------------------
 
@@ -244,83 +212,6 @@ def test_origin_and_ino_of_transactions_come_back() -> None:
     assert check(files, 60).state.recent
 
 
-# -- reading without writing -------------------------------------------------------------------------
-
-
-def test_a_view_changes_nothing_and_reports_a_torn_tail() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 10)
-    name = journal.segment_name(1)
-    files.put(name, files.read(name)[:-3])
-    before = {name: files.read(name) for name in files.names()}
-    steps = files.steps
-    view = store.read_only_view(files, REGION)
-    assert (files.steps, {name: files.read(name) for name in files.names()}) == (steps, before)
-    assert dump_of(view.state) == DUMPS[9]
-    assert view.report.torn_file == name
-    assert view.report.torn_bytes > 0
-    (remark,) = view.report.remarks
-    assert name in remark
-
-
-def test_opening_cuts_a_torn_tail_and_says_so_once() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 10)
-    name = journal.segment_name(1)
-    files.put(name, files.read(name) + b"rubbish")
-    first = opened(files)
-    assert (first.report.torn_bytes, first.report.torn_file) == (7, name)
-    append(first.store, 10, 12)
-    assert check(files, 12).report.remarks == ()
-
-
-def test_a_view_read_while_the_store_is_written_catches_up() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    append(made, 0, 10)
-    warm = store.read_only_view(files, REGION)
-    append(made, 10, 20)
-    made.rotate()
-    append(made, 20, 30)
-    again = Store.open(files, REGION, warm=warm)
-    assert dump_of(again.state) == DUMPS[30]
-    assert again.store.sequence == 30
-    assert again.store.journal_bytes == made.journal_bytes
-    append(again.store, 30, 31)
-    check(files, 31)
-
-
-def test_a_view_whose_segments_were_folded_meanwhile_is_read_anew() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    append(made, 0, 10)
-    warm = store.read_only_view(files, REGION)
-    append(made, 10, 20)
-    made.rotate()
-    made.compact_sealed()
-    append(made, 20, 25)
-    assert dump_of(Store.open(files, REGION, warm=warm).state) == DUMPS[25]
-
-
-def test_a_transaction_that_was_taken_back_after_a_view_saw_it_is_not_kept() -> None:
-    files = MemoryFiles()
-    made = created(files, Durability.POWER)
-    append(made, 0, 10)
-    views = []
-
-    def fault(step: object, when: When) -> None:
-        if not views and step.call == "sync":  # type: ignore[attr-defined]
-            views.append(store.read_only_view(files, REGION))
-            raise OSError(errno.EIO, "Input/output error")
-
-    files.fault = fault
-    with pytest.raises(MetadataWriteError):
-        made.append(DONE[12])
-    assert views[0].sequence == 11
-    append(made, 10, 15)
-    assert dump_of(Store.open(files, REGION, warm=views[0]).state) == DUMPS[15]
-
-
 # -- how often the disk is waited for ------------------------------------------------------------------
 
 
@@ -350,160 +241,3 @@ def test_a_segment_that_was_not_synced_to_its_end_is_before_another_one_follows(
     made.rotate()
     survivor = files.after_power_cut(lambda: kept)
     assert Store.open(survivor, REGION).store.sequence == 6
-
-
-# -- two processes -----------------------------------------------------------------------------------
-
-
-class FoldingWhileRead(MemoryFiles):
-    """Somebody folds between our listing and our reading, a few times."""
-
-    times = 2
-
-    def names(self) -> list[str]:
-        listed = super().names()
-        if self.times:
-            self.times -= 1
-            other = self.reborn()
-            Store.open(other, REGION).store.rotate()
-            compact.compact_sealed(other, REGION)
-            self.names_now = other.names_now
-        return listed
-
-
-def test_files_that_disappear_while_being_read_are_looked_for_again() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 10)
-    racing = FoldingWhileRead(names_now=files.names_now)
-    assert dump_of(store.read_only_view(racing, REGION).state) == DUMPS[10]
-    assert racing.times == 0
-
-
-def test_an_older_compaction_that_ends_late_takes_nothing_away() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    append(made, 0, 10)
-    made.rotate()
-    slow = chain.read(files, REGION, sealed_only=True)
-    append(made, 10, 20)
-    made.rotate()
-    made.compact_sealed()
-    snapshot.write(files, REGION, slow.sequence, slow.state)
-    compact.remove_superseded(files, slow.sequence)
-    assert snapshot.snapshots(files) == [10, 20]
-    again = check(files, 20)
-    assert again.report.snapshot == snapshot.snapshot_name(20)
-    opened(files)
-    assert snapshot.snapshots(files) == [20]
-
-
-def test_an_older_compaction_keeps_a_later_segment_of_one_transaction() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    append(made, 0, 10)
-    made.rotate()
-    slow = chain.read(files, REGION, sealed_only=True)
-    append(made, 10, 11)
-    made.rotate()
-    snapshot.write(files, REGION, slow.sequence, slow.state)
-    compact.remove_superseded(files, slow.sequence)
-    assert journal.segments(files) == [11, 12]
-    check(files, 11)
-
-
-def test_what_an_interrupted_writer_left_is_removed_and_other_files_are_not() -> None:
-    files = MemoryFiles()
-    created(files)
-    kept = files.names()
-    for name in ("snapshot-0000000000000009.gms.77.tmp", "journal-000000000000000a.gmj.1.tmp"):
-        files.put(name, b"half")
-    files.put("instance.json.tmp", b"not ours")
-    opened(files)
-    assert files.names() == sorted([*kept, "instance.json.tmp"])
-
-
-# -- refusals ----------------------------------------------------------------------------------------
-
-
-def test_there_is_never_a_fresh_start_over_something() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 3)
-    with pytest.raises(UsageError):
-        created(files)
-    files.unlink(snapshot.snapshot_name(0))
-    assert store.exists(files)
-    with pytest.raises(UsageError):
-        created(files)
-    with pytest.raises(CorruptMetadataError, match="no snapshot"):
-        opened(files)
-
-
-def test_an_empty_directory_is_not_an_instance() -> None:
-    with pytest.raises(CorruptMetadataError, match="no snapshot"):
-        opened(MemoryFiles())
-
-
-def test_metadata_of_another_region_is_refused_and_left_alone() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 3)
-    steps = files.steps
-    with pytest.raises(ForeignMetadataError):
-        Store.open(files, OTHER_REGION)
-    assert files.steps == steps
-
-
-@pytest.mark.parametrize("name", [journal.segment_name(1), snapshot.snapshot_name(0)])
-def test_another_format_version_is_refused_by_name(name: str) -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 3)
-    data = bytearray(files.read(name))
-    data[8] = 9
-    files.put(name, bytes(data))
-    with pytest.raises(UnknownFormatError, match=name):
-        opened(files)
-
-
-def test_a_transaction_that_does_not_fit_is_refused_by_sequence() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    made.append(DONE[0])
-    made.append(Transaction((Reaped(Ino(12345)),)))
-    with pytest.raises(CorruptMetadataError, match="transaction 2 does not fit"):
-        opened(files)
-
-
-def test_a_broken_store_says_why_and_is_never_due() -> None:
-    files = MemoryFiles()
-    made = created(files)
-    append(made, 0, 3)
-    files.fault = fail_at(ANY, When.BEFORE, errno.EIO)
-    with pytest.raises(MetadataWriteError):
-        made.append(DONE[3])
-    assert made.read_only is not None
-    assert not made.compaction_due
-    for call in (lambda: made.append(DONE[3]), made.rotate):
-        with pytest.raises(ReadOnlyInstanceError):
-            call()
-    assert made.statistics().append_failures == 2
-    assert made.statistics().read_only == made.read_only
-    made.close(State(1, 1))
-    check(files, 3)
-
-
-def test_a_directory_that_cannot_be_written_is_refused_when_opening() -> None:
-    files = MemoryFiles()
-    append(created(files), 0, 3)
-    files.put(journal.segment_name(1), files.read(journal.segment_name(1))[:-1])
-    files.fault = fail_at(ANY, When.BEFORE, errno.EROFS)
-    with pytest.raises(MetadataWriteError, match="open the journal"):
-        opened(files)
-
-
-def test_a_full_directory_leaves_no_half_made_store() -> None:
-    files = MemoryFiles(fault=fail_at(range(5, 6), When.BEFORE, errno.ENOSPC))
-    with pytest.raises(MetadataFullError):
-        created(files)
-    assert not store.exists(files)
-    assert files.names() == []
-    created(files)
-    check(files, 0)
