@@ -82,8 +82,9 @@ class Backings:
         if not self._kernel.has_passthrough:
             return 0
         end = self._probe()
+        # Whatever is registered while we are at it has a higher number.
+        known = {inode.backing_id for inode in self._ledger.state.inodes.values()}
         for first in range(max(1, end - _IDS_LOOKED_AT), end, _IDS_AT_ONCE):
-            known = {inode.backing_id for inode in self._ledger.state.inodes.values()}
             for number in range(first, min(end, first + _IDS_AT_ONCE)):
                 if BackingId(number) not in known:
                     self._kernel.backing_close(BackingId(number))
