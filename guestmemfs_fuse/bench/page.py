@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from guestmemfs_fuse.bench import text
-from guestmemfs_fuse.bench.results import OURS, Area, Results, Row, contenders
+from guestmemfs_fuse.bench.results import Area, Results, Row, contenders
 
 _INTRODUCTION = """\
 Written by `make bench` (`make bench-full` takes longer), from one run on one machine; the figures behind
@@ -80,9 +80,11 @@ def _targets(results: Results) -> Iterable[str]:
 
 def _judged(row: Row) -> str:
     """The figure the target is about."""
-    if row.target is not None and row.target.of == "ratio" and row.ratios and OURS in row.ratios:
-        return f"{text.ratio(row.ratios[OURS])} of {row.control}"
-    return text.summary(row.figures[OURS], row.unit)
+    if row.judged is None:
+        return ""
+    if row.target is not None and row.target.of == "ratio":
+        return f"{text.ratio(row.judged)} of {row.control}"
+    return text.summary(row.judged, row.unit)
 
 
 def _area(area: Area, has_plot: bool) -> Iterable[str]:

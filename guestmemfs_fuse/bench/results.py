@@ -52,15 +52,26 @@ class Row:
     target: Target | None = None
 
     @property
-    def met(self) -> bool | None:
-        """Whether ours meets the target; None when there is none, or nothing to say so by."""
+    def judged(self) -> Summary | None:
+        """What the target is about; None when there is no target, or nothing to judge it by."""
         if self.target is None:
             return None
-        found = self.figures if self.target.of == "figure" else self.ratios or {}
-        if OURS not in found:
-            return None
-        median = found[OURS].median
-        return median >= self.target.limit if self.target.at_least else median <= self.target.limit
+        return (self.figures if self.target.of == "figure" else self.ratios or {}).get(OURS)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether ours meets the target by its median; None as for `judged`."""
+        return None if self.judged is None else self._within(self.judged.median)
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the quartiles lie on both sides of the target: another run may say the other thing."""
+        found = self.judged
+        return found is not None and self._within(found.low) != self._within(found.high)
+
+    def _within(self, value: float) -> bool:
+        assert self.target is not None
+        return value >= self.target.limit if self.target.at_least else value <= self.target.limit
 
 
 @dataclass(frozen=True, slots=True)

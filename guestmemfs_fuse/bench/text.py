@@ -54,7 +54,8 @@ def verdict(row: Row) -> str:
     if row.target is None:
         return ""
     words = {True: "met", False: "**not met**", None: "not measured"}
-    return f"{row.target.text}: {words[row.met]}"
+    spread = ", quartiles on both sides" if row.is_close else ""
+    return f"{row.target.text}: {words[row.met]}{spread}"
 
 
 def along(area: Area, x: float) -> str:

@@ -37,6 +37,13 @@ def test_a_target_is_met_or_not(ours: float, target: Target | None, met: bool | 
     assert made.met is met
 
 
+def test_a_target_within_the_spread_is_said_to_be_close() -> None:
+    wanted = Target("", 10.0, "figure")
+    assert row("m", "t", "ns", {OURS: [8.0, 9.0, 20.0]}, target=wanted).is_close
+    assert not row("m", "t", "ns", {OURS: [8.0, 8.0, 9.0]}, target=wanted).is_close
+    assert not row("m", "t", "ns", {OURS: [8.0, 9.0, 20.0]}).is_close
+
+
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     wanted = Target("", 1.0, "ratio")
     assert row("m", "t", "ns", {"control": [1.0]}, control="control", target=wanted).met is None
