@@ -7,85 +7,26 @@ GUESTMEMFS_HOSTILE_FILES is how many files it puts into one directory (100,000 i
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import random
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from guestmemfs_fuse.core.types import UserLimits
-from guestmemfs_fuse.linux import process
 from tests.cli import Instance
+from tests.mount.hostile import MIB, as_user, assert_unharmed, done_by_user, resident_bytes
 from tests.mount.load_crew import crew, kill, serving_pid
 
-MIB = 1 << 20
-UID = 61234
 FILES = int(os.environ.get("GUESTMEMFS_HOSTILE_FILES", "4000"))
 SECONDS = float(os.environ.get("GUESTMEMFS_HOSTILE_SECONDS", "4"))
 BYTES_PER_FILE = 2500
 """What one file may cost the daemon: inode, name, entry, journal buffers, and an open file's backing id."""
 
-_fork = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def home(instance: Instance) -> Path:
-    """A directory that belongs to the user; the way to it is open."""
-    for parent in instance.mountpoint.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(0o755)
-    home = instance.mountpoint / "home"
-    home.mkdir()
-    os.chown(home, UID, UID)
-    return home
-
-
-@contextmanager
-def as_user(function: Callable[..., object], *args: object) -> Iterator[multiprocessing.Process]:
-    """Run it in a process of the unprivileged user; killed at the end if it still runs."""
-
-    def run() -> None:
-        os.setgroups([])
-        os.setresgid(UID, UID, UID)
-        os.setresuid(UID, UID, UID)
-        function(*args)
-
-    child: Any = _fork.Process(target=run)
-    child.start()
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.join()
-
-
-def done_by_user(function: Callable[..., object], *args: object, within_s: float = 300.0) -> None:
-    """The same to its end, which must be a good one."""
-    with as_user(function, *args) as child:
-        child.join(within_s)
-        assert child.exitcode == 0, f"{function.__name__}: {child.exitcode}"
-
-
-def resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def assert_unharmed(instance: Instance, pid: int) -> None:
-    """The daemon is the one it was, answers, and nothing is inconsistent."""
-    assert serving_pid(instance.state_dir) == pid
-    log = (instance.state_dir / "daemon.log").read_text()
-    assert "Traceback" not in log, log
-    assert instance.cli.run("fsck", instance.name).returncode == 0
+pytest_plugins = ("tests.mount.hostile_fixtures",)
 
 
 # -- names and trees --------------------------------------------------------------------------------
@@ -312,98 +253,3 @@ def test_callers_killed_in_the_middle_of_calls_leave_nothing_half_done(
         assert time.monotonic() < deadline, status
     with crew(instance.mountpoint, 1, 3) as load:
         load.stop()
-
-
-# -- limits -----------------------------------------------------------------------------------------
-
-
-def exceed_xattr_limit(home: str) -> None:
-    """One inode takes 64 KiB, so many inodes are needed for the limit of a user."""
-    os.chdir(home)
-    limit = UserLimits().max_xattr_bytes
-    for number in range(limit // 60_000 + 20):
-        os.close(os.open(f"x{number}", os.O_CREAT | os.O_RDWR, 0o600))
-        for _ in range(200):
-            try:
-                os.setxattr(f"x{number}", "user.k", b"v" * 60_000)
-            except OSError as error:
-                if error.errno == errno.EDQUOT:
-                    os.removexattr("x0", "user.k")
-                    os.setxattr(f"x{number}", "user.k", b"v" * 50_000)
-                    return
-                assert error.errno == errno.ENOSPC, error
-                time.sleep(0.05)  # the journal is being folded
-            else:
-                break
-        else:
-            raise AssertionError("no room is ever made")
-    raise AssertionError("there is no limit")
-
-
-def test_the_limit_on_attribute_bytes_is_edquot_and_root_has_none(instance: Instance, home: Path) -> None:
-    pid = serving_pid(instance.state_dir)
-    done_by_user(exceed_xattr_limit, str(home), within_s=500)
-    (instance.mountpoint / "roots").touch()
-    os.setxattr(instance.mountpoint / "roots", "user.k", b"v" * 60_000)
-    assert resident_bytes(pid) < 300 * MIB
-    assert_unharmed(instance, pid)
-
-
-# -- the control socket -----------------------------------------------------------------------------
-
-
-def test_the_control_socket_is_for_root_only(instance: Instance, home: Path) -> None:
-    """Its directory is closed; with the directory open its mode is in the way; with that open, the daemon."""
-    path = instance.state_dir / "control.sock"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert instance.state_dir.stat().st_mode & 0o777 == 0o700
-
-    def refused(code: int) -> None:
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                client.connect(str(path))
-            except OSError as error:
-                assert error.errno == code, error
-            else:
-                raise AssertionError("connected")
-
-    def turned_away() -> None:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
-            client.connect(str(path))
-            said = b""
-            while data := client.recv(4096):
-                said += data
-            assert b"only root" in said, said
-
-    pid = serving_pid(instance.state_dir)
-    done_by_user(refused, errno.EACCES)
-    for parent in path.parents:
-        if parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
-            parent.chmod(0o755)
-    done_by_user(refused, errno.EACCES)
-    path.chmod(0o666)
-    done_by_user(turned_away)
-    with pytest.raises(AssertionError, match="1"):
-        done_by_user(os.kill, pid, signal.SIGTERM)
-    assert process.is_alive(pid)
-    assert_unharmed(instance, pid)
-
-
-def test_rubbish_on_the_control_socket_costs_one_connection(instance: Instance) -> None:
-    pid, dice = serving_pid(instance.state_dir), random.Random(4)
-    before = len(os.listdir(f"/proc/{pid}/fd"))
-    for number in range(60):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(instance.state_dir / "control.sock"))  # waits while its queue is full
-            client.settimeout(30)
-            rubbish = dice.randbytes(dice.choice((1, 4, 100, 70_000)))
-            try:
-                client.sendall(rubbish if number % 3 else b"\xff\xff\xff\x7f" + rubbish)
-            except OSError:
-                pass
-    deadline = time.monotonic() + 60
-    while len(os.listdir(f"/proc/{pid}/fd")) > before:
-        assert time.monotonic() < deadline, "connections are not given back"
-        time.sleep(0.05)
-    assert_unharmed(instance, pid)
