@@ -87,7 +87,7 @@ MODIFICATIONS: dict[str, Callable[[Path], object]] = {
 
 def picture(root: Path) -> dict[str, tuple[int, ...]]:
     """What is there, as far as stat and attributes say."""
-    rows = {}
+    rows: dict[str, tuple[int, ...]] = {}
     for path in sorted(root.rglob("*")):
         status = path.lstat()
         attributes = len(os.listxattr(path, follow_symlinks=False)) if not path.is_symlink() else 0
@@ -101,6 +101,14 @@ def picture(root: Path) -> dict[str, tuple[int, ...]]:
             attributes,
         )
     return rows
+
+
+def await_growth(counters: Callable[[], list[int]]) -> None:
+    """Every counter has moved on since now."""
+    before, deadline = counters(), time.monotonic() + 60
+    while not all(now > then for now, then in zip(counters(), before, strict=True)):
+        assert time.monotonic() < deadline, f"stands still: {before}"
+        time.sleep(0.005)
 
 
 def assert_all_refused(root: Path) -> None:
@@ -179,7 +187,7 @@ def test_freezing_waits_for_an_allocation_under_way(guestmemfs: object, instance
     big = instance.cli.mount("big", size="2G")
     path = big.mountpoint / "f"
     path.touch()
-    stop, sizes = threading.Event(), []
+    stop, sizes, refusals = threading.Event(), [], []
 
     def grow_and_shrink() -> None:
         while not stop.is_set():
@@ -188,6 +196,7 @@ def test_freezing_waits_for_an_allocation_under_way(guestmemfs: object, instance
                     os.truncate(path, size)
                 except OSError as error:
                     assert error.errno == errno.EBUSY, error
+                    refusals.append(size)
                 else:
                     sizes.append(size)
 
@@ -197,6 +206,8 @@ def test_freezing_waits_for_an_allocation_under_way(guestmemfs: object, instance
         for _ in range(5):
             done = len(sizes)
             client.call(str(big.state_dir), "freeze", timeout_s=60)
+            # What was answered before may not be back at its caller, which is when the kernel shows it.
+            await_growth(lambda: [len(refusals)])
             size = path.stat().st_size
             allocated = big.status()["region"]["used_bytes"]
             assert allocated == size, "an allocation was still under way"
@@ -215,7 +226,7 @@ def test_frozen_under_load_nothing_changes_until_it_thaws(instance: Instance) ->
     """Several processes change things all the time; each refusal leaves everything as it was."""
     code = """
 import errno, os, sys
-root, number = sys.argv[1], 0
+root, count, number = sys.argv[1], int(sys.argv[2]), 0
 os.mkdir(root)
 print("ready", flush=True)
 refused = done = 0
@@ -232,6 +243,7 @@ while not os.path.exists(root + "/../stop"):
             except OSError as error:
                 assert error.errno == errno.EBUSY, error
                 refused += 1
+                os.pwrite(count, refused.to_bytes(8, "little"), 0)
             else:
                 done += 1
                 break
@@ -239,9 +251,15 @@ assert os.listdir(root) == []
 print(refused, done, flush=True)
 """
     root = instance.mountpoint
+    counts = [os.memfd_create("refused") for _ in range(3)]
     workers = [
-        subprocess.Popen([sys.executable, "-c", code, root / f"w{number}"], stdout=subprocess.PIPE, text=True)
-        for number in range(3)
+        subprocess.Popen(
+            [sys.executable, "-c", code, root / f"w{number}", str(count)],
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[count],
+        )
+        for number, count in enumerate(counts)
     ]
     try:
         for worker in workers:
@@ -249,6 +267,8 @@ print(refused, done, flush=True)
             assert worker.stdout.readline() == "ready\n"
         for _ in range(6):
             client.call(str(instance.state_dir), "freeze")
+            # A call that was answered before is not back at its caller by now; the first refused one is.
+            await_growth(lambda: [int.from_bytes(os.pread(count, 8, 0), "little") for count in counts])
             first = picture(root)
             assert picture(root) == first
             client.call(str(instance.state_dir), "thaw")
@@ -260,9 +280,10 @@ print(refused, done, flush=True)
             assert done > 0
             assert refused > 0
     finally:
-        for worker in workers:
+        for worker, count in zip(workers, counts, strict=True):
             worker.kill()
             worker.communicate()
+            os.close(count)
 
 
 def test_freezing_killing_and_thawing_under_load_loses_nothing(instance: Instance) -> None:
