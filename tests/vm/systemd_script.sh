@@ -12,37 +12,12 @@ mkdir -p /var/lib/guestmemfs
 guestmemfs check-config vm1 >"$VM_OUT/check-config"
 echo '{"boot_id": "another", "kind": "tmpfs", "size_bytes": 67108864}' >/var/lib/guestmemfs/vm1.json
 systemctl daemon-reload
-unit=guestmemfs@vm1.service
-
-wait_until() { # seconds command...
-    local end=$((SECONDS + $1)); shift
-    until "$@"; do [ $SECONDS -lt $end ] || { echo "never: $*"; trouble; return 1; }; sleep 0.1; done
-}
-trouble() { systemctl status $unit --no-pager -l || true; journalctl -b --no-pager -u $unit | tail -n 60; cat /proc/self/mountinfo | grep guestmemfs; }
-main_pid() { systemctl show -P MainPID $unit; }
-fds() { systemctl show -P NFileDescriptorStore $unit; }
-generation() { guestmemfs status vm1 --json 2>/dev/null | python3 -c 'import json,sys; print(json.load(sys.stdin)["generation"])'; }
-is_served_by_other() { [ "$(systemctl is-active $unit)" = active ] && [ "$(main_pid)" != "$1" ] && [ "$(main_pid)" != 0 ]; }
-moved_on() { # since a number of stores, and of calls
-    python3 - "$1" "$2" <<PY
-import json, sys
-now = json.load(open("/run/notes"))
-sys.exit(not (now["stores"] > int(sys.argv[1]) and now["calls"] > int(sys.argv[2])))
-PY
-}
-step() { # name: the guest must have gone on since now
-    local stores calls
-    read -r stores calls < <(python3 -c 'import json; n = json.load(open("/run/notes")); print(n["stores"] + 2, n["calls"] + 2)')
-    wait_until 120 moved_on "$stores" "$calls"
-    { printf '{"main_pid": %s, "fds": %s, "mounts": %s, "guest": ' "$(main_pid)" "$(fds)" "$(grep -c ' /srv/guests ' /proc/self/mountinfo || true)"
-      cat /run/notes; echo '}'; } >"$VM_OUT/$1"
-    echo "$(date +%T) $1 $(cat "$VM_OUT/$1")"
-}
+unit=guestmemfs@vm1.service mountpoint=/srv/guests
+. "$VM_IN/steps.sh"
 
 systemctl start $unit || { trouble; exit 1; }
 systemctl show -P StatusText $unit
-python3 -E -S "$VM_IN/guestlike.py" /srv/guests/ram /run/notes 2>/run/guest-errors &
-wait_until 120 test -s /run/notes
+start_guest /srv/guests/ram
 step started
 
 before=$(main_pid); systemctl restart $unit; step restarted; [ "$(main_pid)" != "$before" ]
@@ -75,7 +50,6 @@ systemctl stop $unit
 systemctl start $unit
 ls -l /srv/guests >"$VM_OUT/files-after-second-start"
 umount /srv/guests
-is_inactive() { [ "$(systemctl is-active $unit)" = inactive ]; }
 wait_until 120 is_inactive
 sleep 2
 is_inactive # and stays so

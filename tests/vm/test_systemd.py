@@ -43,7 +43,11 @@ def machine(package: bytes) -> VmResult:
         (HERE / "systemd_script.sh").read_text(),
         init="systemd",
         cpus=2,
-        files={"guestlike.py": (HERE / "guestlike.py").read_text(), "package.deb": package},
+        files={
+            "guestlike.py": (HERE / "guestlike.py").read_text(),
+            "steps.sh": (HERE / "systemd_steps.sh").read_text(),
+            "package.deb": package,
+        },
         timeout_s=2400,
     )
 
