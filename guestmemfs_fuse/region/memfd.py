@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 from guestmemfs_fuse.core.errors import (
@@ -65,6 +65,9 @@ class MemfdRegion(BackingFiles):
         self._store = store
         self._mount_fd = received[MOUNT_NAME][-1]
         self._fds = file_fds(received)
+        # Threads (status, sweep, a forced resize) meet `discard` on the event loop: a number that was looked up
+        # must not be closed before it is used, since it may be another file's at once.
+        self._table = threading.Lock()
         own = os.fstat(self._mount_fd).st_dev
         # Files that came through a kexec: the kernel made them anew, on its own tmpfs.
         self._retrieved = {ino for ino, fd in self._fds.items() if os.fstat(fd).st_dev != own}
@@ -84,9 +87,7 @@ class MemfdRegion(BackingFiles):
 
     def create(self, ino: Ino) -> None:
         """See Region.create. Raises RegionFullError when no descriptor is left."""
-        stale = self._fds.pop(ino, None)
-        if stale is not None:
-            self._forget(ino, stale)
+        self._drop(ino)  # what an unacknowledged create left
         try:
             fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._mount_fd)
         except OSError as error:
@@ -98,7 +99,12 @@ class MemfdRegion(BackingFiles):
             raise RegionFullError(f"no memory that would outlive this daemon: {error.message}") from error
         self._fds[ino] = fd
 
-    def _forget(self, ino: Ino, fd: int) -> None:
+    def _drop(self, ino: Ino) -> None:
+        """Give a file up, if there is one."""
+        with self._table:
+            fd = self._fds.pop(ino, None)
+        if fd is None:
+            return
         self._retrieved.discard(ino)
         # Now, and not when the store gets to it: who removed a file may count on its room.
         os.ftruncate(fd, 0)
@@ -111,23 +117,19 @@ class MemfdRegion(BackingFiles):
         except KeyError:
             raise StaleInodeError(f"inode {ino} has no memory", hint="run guestmemfs fsck") from None
 
-    @contextmanager
-    def _opened(self, ino: Ino) -> Iterator[int]:
-        yield self._fd(ino)
-
     def open_backing(self, ino: Ino) -> int:
         """See Region.open_backing: a copy."""
-        return os.dup(self._fd(ino))
+        with self._table:
+            return os.dup(self._fd(ino))
 
     def discard(self, inode: Inode) -> None:
         """See Region.discard."""
-        fd = self._fds.pop(inode.ino, None)
-        if fd is not None:
-            self._forget(inode.ino, fd)
+        self._drop(inode.ino)
 
     def stat(self, inode: Inode) -> BackingStat:
         """See Region.stat."""
-        status = os.fstat(self._fd(inode.ino))
+        with self._table:
+            status = os.fstat(self._fd(inode.ino))
         return BackingStat(status.st_size, status.st_blocks * 512)
 
     def inventory(self) -> Iterator[Ino]:
@@ -141,7 +143,7 @@ class MemfdRegion(BackingFiles):
         return RegionUse(self.size_bytes, used_bytes + self._retrieved_bytes())
 
     def _retrieved_bytes(self) -> int:
-        return sum(os.fstat(self._fds[ino]).st_blocks * 512 for ino in self._retrieved)
+        return sum(os.fstat(self._fds[ino]).st_blocks * 512 for ino in list(self._retrieved))
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
