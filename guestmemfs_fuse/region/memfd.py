@@ -65,7 +65,7 @@ class MemfdRegion(BackingFiles):
         self._store = store
         self._mount_fd = received[MOUNT_NAME][-1]
         self._fds = file_fds(received)
-        # Threads (status, sweep, a forced resize) meet `discard` on the event loop: a number that was looked up
+        # Threads (status, sweep, a forced resize) meet `discard` on the event loop: a number they looked up
         # must not be closed before it is used, since it may be another file's at once.
         self._table = threading.Lock()
         own = os.fstat(self._mount_fd).st_dev
