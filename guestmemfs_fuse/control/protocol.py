@@ -166,11 +166,6 @@ class Decoder:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
 
-    @property
-    def pending(self) -> bool:
-        """Whether the stream, if it ended now, would end inside a message."""
-        return bool(self._buffer)
-
     def feed(self, data: bytes) -> Iterator[Message]:
         """Add what arrived; yields each message that is complete.
 

@@ -154,10 +154,6 @@ class NotPermittedError(FsError):
     """The operation is not permitted on this kind of file (EPERM)."""
 
 
-class AccessDeniedError(FsError):
-    """Permission bits forbid it (EACCES)."""
-
-
 class BusyFsError(FsError):
     """Pinned, frozen, marked as a saved guest, or mapped beyond the new end (EBUSY)."""
 
@@ -212,7 +208,3 @@ class MetadataFullError(FsError):
 
 class MetadataWriteError(FsError):
     """The metadata could not be written; nothing was changed (EIO)."""
-
-
-class NoMmapError(FsError):
-    """The region cannot be mapped through the mount (ENODEV)."""

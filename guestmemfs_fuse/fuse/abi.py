@@ -15,11 +15,6 @@ from typing import Final
 
 MAJOR: Final = 7
 
-# passthrough arrived with 7.40 (Linux 6.9)
-PASSTHROUGH_MINOR: Final = 40
-
-ROOT_NODEID: Final = 1
-
 
 class Opcode(IntEnum):
     """enum fuse_opcode; members carry the kernel's names without the FUSE_ prefix."""
@@ -167,8 +162,6 @@ OUT_HEADER: Final = Struct("=IiQ")
 # major, minor, max_readahead, flags, flags2 (11 reserved words follow)
 INIT_IN: Final = Struct("=IIIII")
 INIT_IN_BYTES: Final = 64
-INIT_IN_FLAGS_OFFSET: Final = 12
-INIT_IN_OLD_BYTES: Final = 16
 
 # major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
 # max_pages, map_alignment, flags2, max_stack_depth, request_timeout, 11 reserved halfwords
@@ -199,9 +192,6 @@ LSEEK_OUT: Final = Struct("=Q")
 
 # unique of the request to interrupt
 INTERRUPT_IN: Final = Struct("=Q")
-
-# fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
-COPY_FILE_RANGE_IN: Final = Struct("=QQQQQQQ")
 
 # FORGET: nlookup; BATCH_FORGET: count, dummy, then count times (nodeid, nlookup)
 FORGET_IN: Final = Struct("=Q")

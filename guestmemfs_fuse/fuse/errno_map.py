@@ -24,7 +24,6 @@ ERRNO: Final[Mapping[type, int]] = MappingProxyType(
         errors.NameTooLongFsError: errno.ENAMETOOLONG,
         errors.InvalidCallError: errno.EINVAL,
         errors.NotPermittedError: errno.EPERM,
-        errors.AccessDeniedError: errno.EACCES,
         errors.BusyFsError: errno.EBUSY,
         errors.RegionFullError: errno.ENOSPC,
         errors.FileTooBigError: errno.EFBIG,
@@ -39,7 +38,6 @@ ERRNO: Final[Mapping[type, int]] = MappingProxyType(
         errors.ReadOnlyInstanceError: errno.EROFS,
         errors.MetadataFullError: errno.ENOSPC,
         errors.MetadataWriteError: errno.EIO,
-        errors.NoMmapError: errno.ENODEV,
     }
 )
 

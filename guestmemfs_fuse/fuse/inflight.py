@@ -69,6 +69,6 @@ class InFlightTable:
             del self._requests[entry.token]
         return entry
 
-    def request_of(self, token: int) -> Request:
-        """The live request a handler serves. KeyError when its reply has passed already."""
-        return self._requests[token]
+    def find(self, token: int) -> Request | None:
+        """The live request a handler serves; None when its reply has passed already."""
+        return self._requests.get(token)

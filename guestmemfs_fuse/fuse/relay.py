@@ -14,7 +14,7 @@ Invariants
 - a request is in the table from the moment it is read until its reply was written;
 - the device is read only while STARTING and SERVING, so that a request is never taken that we cannot answer;
 - a reply carries the unique as it was read, resend bit included.
-Called by the switchboard (daemon.py), session.py, and by operations for request_of().
+Called by the switchboard (daemon.py), session.py, and by operations for find_request().
 """
 
 from __future__ import annotations
@@ -167,16 +167,9 @@ class Relay:
         """Close our end of the socket, after pyfuse3.close() closed the other. The device stays open."""
         self._libfuse.close()
 
-    def request_of(self, token: int) -> Request:
-        """The request a pyfuse3 handler serves, by its ctx.pid. KeyError once it is answered."""
-        return self._table.request_of(token)
-
     def find_request(self, token: int) -> Request | None:
-        """As request_of, None for a token that is not ours (or no longer in flight)."""
-        try:
-            return self._table.request_of(token)
-        except KeyError:
-            return None
+        """The request a pyfuse3 handler serves, by its ctx.pid; None once it is answered, or for any pid."""
+        return self._table.find(token)
 
     def statistics(self) -> RelayStatistics:
         """A frozen look at the counters."""

@@ -114,7 +114,8 @@ class Ops(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         if name == b"stuck":
-            request = self.relay.request_of(ctx.pid)
+            request = self.relay.find_request(ctx.pid)
+            assert request is not None
             tell("stuck", unique=request.unique, resent=request.resent, pid=request.pid)
             await self.files.release.wait()
         elif name != b"ram":

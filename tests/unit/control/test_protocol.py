@@ -56,7 +56,6 @@ def test_every_message_arrives_however_the_stream_is_cut(sent: list[Message], cu
         arrived += decoder.feed(stream[position : position + step])
         position, index = position + step, index + 1
     assert arrived == sent
-    assert not decoder.pending
 
 
 @given(st.binary(max_size=200))
@@ -129,12 +128,6 @@ def test_a_message_over_the_limit_is_not_sent() -> None:
 def test_what_cannot_be_packed_is_a_protocol_error(value: object) -> None:
     with pytest.raises(ProtocolError, match="cannot be packed"):
         encode(Reply(value))
-
-
-def test_a_stream_that_ends_inside_a_message_is_pending() -> None:
-    decoder = Decoder(MAX_REQUEST_BYTES)
-    assert list(decoder.feed(encode(Hello())[:-1])) == []
-    assert decoder.pending
 
 
 def test_an_error_keeps_class_message_hint_and_exit_code() -> None:

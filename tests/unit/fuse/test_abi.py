@@ -31,7 +31,6 @@ def test_layouts_have_the_sizes_of_the_kernels_structs() -> None:
         abi.FALLOCATE_IN: 32,
         abi.LSEEK_IN: 24,
         abi.LSEEK_OUT: 8,
-        abi.COPY_FILE_RANGE_IN: 56,
         abi.NOTIFY_INVAL_INODE_OUT: 24,
         abi.NOTIFY_INVAL_ENTRY_OUT: 16,
         abi.BACKING_MAP: 16,
