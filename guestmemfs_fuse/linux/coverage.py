@@ -26,16 +26,8 @@ from dataclasses import dataclass
 
 from guestmemfs_fuse.linux import libc, memory
 
-PAGE_IS_FILE = 1 << 2
-PAGE_IS_PRESENT = 1 << 3
-PAGE_IS_SWAPPED = 1 << 4
 PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
-
-# Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h).
-KPF_HUGE = 17
-KPF_HWPOISON = 19
-KPF_THP = 22
 
 # _IOWR('f', 16, struct pm_scan_arg), 12 words; Linux >= 6.7 (include/uapi/linux/fs.h).
 _PAGEMAP_SCAN = 0xC0606610

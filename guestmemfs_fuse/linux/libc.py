@@ -17,7 +17,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 # Numbers from 424 on are the same on every architecture (asm-generic/unistd.h).
 _NUMBERS = {
-    "open_tree": 428,
     "move_mount": 429,
     "fsopen": 430,
     "fsconfig": 431,

@@ -14,25 +14,14 @@ from collections.abc import Mapping
 
 from guestmemfs_fuse.linux import libc
 
-MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
-MS_NOATIME = 0x400
-MS_BIND = 0x1000
-MS_MOVE = 0x2000
-MS_REC = 0x4000
-MS_PRIVATE = 0x40000
-MS_SLAVE = 0x80000
-MS_RELATIME = 0x200000
 
 MNT_FORCE = 1
 MNT_DETACH = 2
-MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
 
-MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
@@ -47,7 +36,6 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _FSCONFIG_CMD_RECONFIGURE = 7
 _MOVE_MOUNT_F_EMPTY_PATH = 4
-_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _AT_FDCWD = -100
 
 Options = Mapping[str, str | None]
@@ -87,11 +75,6 @@ def attach(mount_fd: int, target_path: str) -> None:
     libc.syscall(
         "move_mount", mount_fd, "", _AT_FDCWD, target_path, _MOVE_MOUNT_F_EMPTY_PATH, about=target_path
     )
-
-
-def open_mount(path: str) -> int:
-    """O_PATH fd on the mount at path (open_tree without clone). Raises OSError."""
-    return libc.syscall("open_tree", _AT_FDCWD, path, _OPEN_TREE_CLOEXEC, about=path)
 
 
 def reconfigure(mount_point: str | int, options: Options) -> None:

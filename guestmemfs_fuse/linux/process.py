@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from guestmemfs_fuse.linux import libc
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PTRACE_SEIZE = 0x4206
@@ -35,11 +34,6 @@ def set_child_subreaper(enabled: bool = True) -> None:
     libc.call("prctl", _PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
 
 
-def set_parent_death_signal(number: int = signal.SIGTERM) -> None:
-    """Get this signal when the parent thread dies (0: none). Check getppid() afterwards: it may be gone."""
-    libc.call("prctl", _PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-
 def set_name(name: str) -> None:
     """The thread's comm as ps and /proc/PID/comm show it; the kernel keeps 15 bytes."""
     libc.call("prctl", _PR_SET_NAME, name, 0, 0, 0)
@@ -55,17 +49,6 @@ def boot_id() -> str:
     """A UUID that is new at every boot, kexec included (random(4))."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
-
-
-def start_time_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with the pid this names it for good.
-
-    Raises OSError when there is no such process.
-    """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # comm is in parentheses and may contain any byte, so count from the last one.
-        fields = file.read().rpartition(b")")[2].split()
-    return int(fields[19])
 
 
 def is_alive(pid: int) -> bool:

@@ -128,11 +128,6 @@ def mapped_by(devs: Iterable[Dev]) -> dict[int, list[MappedBy]]:
     return found
 
 
-def mapped_by_inode(devs: Iterable[Dev], ino: int) -> list[MappedBy]:
-    """The processes that map one file, by pid."""
-    return mapped_by(devs).get(ino, [])
-
-
 def mapped_beyond(devs: Iterable[Dev], ino: int, offset_bytes: int) -> list[MappedBy]:
     """Processes with a mapping of the file that reaches beyond offset_bytes.
 

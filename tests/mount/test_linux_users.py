@@ -131,7 +131,7 @@ def test_mapping_of_a_mount_that_was_taken_away_is_still_found(served: TinyFuse)
         mountpoint = str(Path(served.path).parent)
         mount.umount(mountpoint, mount.MNT_DETACH)
         try:
-            assert [u.pid for u in users.mapped_by_inode([dev], INO)] == [os.getpid()]
+            assert [u.pid for u in users.mapped_by([dev])[INO]] == [os.getpid()]
         finally:
             # The fixture unmounts once more.
             mount.mount("none", mountpoint, "tmpfs", 0, "size=4k")
