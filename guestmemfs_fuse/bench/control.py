@@ -76,7 +76,8 @@ def _mounts(bench: Bench, out: Collector) -> Iterator[dict[str, Path]]:
         def served(name: str, *command: object) -> Path:
             where = bench.directory / f"mnt-{name}"
             where.mkdir()
-            bench.start(*command, source(name), where, *((SIZE_BYTES,) if name == "plain" else ()))
+            size = (SIZE_BYTES,) if name == "plain" else ()
+            bench.start(*command, source(name), where, *size, as_daemon=True)
             stack.callback(bench.umount, where)
             return where
 

@@ -184,14 +184,21 @@ class Bench:
         """Run the program NAME; what it measured. Raises ToolFailedError."""
         return native.run(self.program(name), *arguments, environment=environment)
 
-    def start(self, *command: object, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        """Start something that is ended with the run at the latest; returns when it said its first word."""
+    def start(
+        self, *command: object, stdin: int = subprocess.DEVNULL, as_daemon: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start something that is ended with the run at the latest; returns when it said its first word.
+
+        as_daemon: in a session of its own, as our daemons are: the scheduler divides the CPUs by sessions
+        (sched_autogroup_enabled), so that servers in another one would be at an advantage or the reverse.
+        """
         started = subprocess.Popen(
             [str(each) for each in command],
             env={**self._environment, "GUESTMEMFS_BENCH": str(self.directory)},
             stdin=stdin,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=as_daemon,
         )
         self._cleanup.callback(_end, started)
         assert started.stdout is not None
