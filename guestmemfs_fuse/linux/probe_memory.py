@@ -116,11 +116,10 @@ def size_text(size_bytes: int) -> str:
 
 def _pool_fix(page_bytes: int) -> str:
     if page_bytes == 2 << 20:
-        return "sysctl vm.nr_hugepages=PAGES (PAGES = size / 2M)"
-    size = size_text(page_bytes)
+        return "mount with --reserve; or: sysctl vm.nr_hugepages=PAGES (PAGES = size / 2M)"
     return (
-        f"kernel command line: hugepagesz={size} hugepages=PAGES; or, while memory is not fragmented:"
-        f" echo PAGES > /sys/kernel/mm/hugepages/hugepages-{page_bytes >> 10}kB/nr_hugepages"
+        "mount with --reserve, while memory is not fragmented;"
+        f" or boot with hugepagesz={size_text(page_bytes)} hugepages=PAGES"
     )
 
 
