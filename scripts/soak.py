@@ -281,7 +281,7 @@ def main() -> int:
         with instance_of_ours(problems) as instance:
             begin(instance)
             tally.footprints.append(Footprint.of(instance))
-            while time.monotonic() < ends_s:
+            while not tally.rounds or time.monotonic() < ends_s:
                 play_round(instance, tally.rounds, options.seed, ends_s, tally)
             problems += growth(tally.footprints)
     except Exception:

@@ -120,7 +120,8 @@ def test_destroy_gives_back_what_a_killed_mount_had_taken(guestmemfs: Guestmemfs
     free, promised = ((POOL.parent / f"{each}_hugepages").read_text() for each in ("free", "resv"))
     pages = max(0, int(free) - int(promised)) + PAGES  # more than there are, so that it has to grow
     child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
-    assert wait_until(lambda: pool_pages() > quiet_pool, 30)
+    assert wait_until(lambda: pool_pages() > quiet_pool or child.poll() is not None, 30)
+    assert child.poll() is None, child.communicate()
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     guestmemfs.run("umount", "huge", check=False)  # its daemon may have come up
