@@ -36,6 +36,9 @@ def destroy(target: str, yes: bool, force: bool) -> None:
     except UnknownTargetError:
         if not (yes and remembered.forget(target)):
             raise
+        if unit_state.keeps_memory(target) and unit_state.release_memory(target):
+            result(f"instance {target} is gone, and what systemd carried of it through the kexec")
+            return
         result(f"instance {target} is forgotten; its memory went with an earlier boot")
         return
     except MetadataError as problem:

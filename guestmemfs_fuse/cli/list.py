@@ -80,25 +80,34 @@ def _row(each: Instance | BrokenInstance) -> dict[str, Any]:
 
 
 def _forgotten(known: set[str]) -> list[dict[str, Any]]:
-    """Units that nobody started since the host was booted: what they had is gone."""
-    from guestmemfs_fuse.cli import remembered
+    """Units that nobody started since the host was booted: what they had is gone, or with systemd."""
+    from guestmemfs_fuse.cli import remembered, unit_state
     from guestmemfs_fuse.cli.sight import Condition
     from guestmemfs_fuse.metadata.instance import current_boot_id, state_dir_of
 
     empty = dict.fromkeys(("region", "daemon_pid", "holder_pid", "generation"))
-    return [
-        {
-            "name": name,
-            "state": "stopped",
-            "condition": Condition.LOST.value,
-            "mountpoint": note.mountpoint,
-            **empty,
-            "state_dir": state_dir_of(name),
-            "advice": f"its memory ({size_text(note.size_bytes)} {note.kind}) is gone since the host was "
-            f"booted: `systemctl start guestmemfs@{name}` starts empty, `destroy` forgets it",
-        }
-        for name, note in remembered.lost(known, current_boot_id())
-    ]
+    rows = []
+    for name, note in remembered.lost(known, current_boot_id()):
+        is_carried = note.kind == "memfd" and unit_state.keeps_memory(name)
+        what = f"its memory ({size_text(note.size_bytes)} {note.kind})"
+        advice = (
+            f"{what} came through the kexec with systemd: `systemctl start guestmemfs@{name}` brings it back"
+            if is_carried
+            else f"{what} is gone since the host was "
+            f"booted: `systemctl start guestmemfs@{name}` starts empty, `destroy` forgets it"
+        )
+        rows.append(
+            {
+                "name": name,
+                "state": "stopped",
+                "condition": (Condition.STOPPED if is_carried else Condition.LOST).value,
+                "mountpoint": note.mountpoint,
+                **empty,
+                "state_dir": state_dir_of(name),
+                "advice": advice,
+            }
+        )
+    return rows
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

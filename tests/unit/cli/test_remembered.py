@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from guestmemfs_fuse.cli import mounting, remembered, unit_start
+from guestmemfs_fuse.cli import mounting, remembered, unit_start, unit_state
 from guestmemfs_fuse.cli.remembered import Remembered
 from guestmemfs_fuse.cli.wishes import Replaced, Wishes
 from guestmemfs_fuse.metadata import instance as registry
@@ -85,6 +85,19 @@ def test_units_that_nobody_started_are_listed_as_lost(
     assert (row["name"], row["condition"], row["mountpoint"]) == ("vm1", "lost", "/srv/guests")
     assert "`systemctl start guestmemfs@vm1` starts empty" in row["advice"]
     assert "64 MiB tmpfs) is gone" in run("list").stderr
+
+
+def test_what_systemd_carried_through_a_kexec_is_not_listed_as_lost(
+    notes: Path, run: Callable[..., Result], run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_state, "keeps_memory", lambda name: name == "vm1")
+    monkeypatch.setattr(unit_state, "release_memory", lambda name: name == "vm1")
+    for name in ("vm1", "vm2"):
+        remembered.write(str(notes), name, replace(EARLIER, kind="memfd"))
+    rows = {row["name"]: row for row in run_json("list")}
+    assert (rows["vm1"]["condition"], rows["vm2"]["condition"]) == ("stopped", "lost")
+    assert "`systemctl start guestmemfs@vm1` brings it back" in rows["vm1"]["advice"]
+    assert "what systemd carried" in run("destroy", "vm1", "--yes").output
 
 
 def test_destroy_forgets_the_note(notes: Path, run: Callable[..., Result]) -> None:
