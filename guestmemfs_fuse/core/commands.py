@@ -15,7 +15,10 @@ from guestmemfs_fuse.core.types import BackingId, Extent, Ino
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """create, mknod, mkdir, symlink (by the type bits of `mode`); an empty name is O_TMPFILE."""
+    """create, mknod, mkdir, symlink (by the type bits of `mode`); an empty name is O_TMPFILE.
+
+    backing_id: of a file that is opened with the same call.
+    """
 
     parent: Ino
     name: bytes
@@ -24,6 +27,7 @@ class Make:
     gid: int
     rdev: int = 0
     target: bytes = b""
+    backing_id: BackingId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,9 @@ def make(command: cmd.Make, state: State, now_ns: int) -> Records:
         command.target,
         now_ns,
     )
-    return (made,)
+    if command.backing_id is None:
+        return (made,)
+    return (made, rec.BackingOpened(state.next_ino, command.backing_id))
 
 
 def link(command: cmd.Link, state: State, now_ns: int) -> Records:

@@ -5,12 +5,15 @@ answered, because the next daemon on the same connection must use the same one (
 fails with EIO while any file is open or mapped). An id keeps the backing file's memory alive, so it is
 given back when the kernel forgets the inode.
 
-Called by fuse/operations (open, create), engine/orphans and the engine's sweep.
+Called by fuse/operations (open), the engine (make, sweep) and engine/orphans.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -19,7 +22,7 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.types import BackingId, Ino
 from guestmemfs_fuse.engine.kernel import Kernel
-from guestmemfs_fuse.engine.ledger import Ledger
+from guestmemfs_fuse.engine.ledger import Ledger, Origin
 from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
 
@@ -46,23 +49,36 @@ class Backings:
         known = self._ledger.state.inodes[ino].backing_id
         if known is not None:
             return known
+        with self._registered(ino) as backing_id:
+            self._ledger.commit(cmd.OpenBacking(ino, backing_id))
+        return backing_id
+
+    def make(self, command: cmd.Make, origin: Origin | None) -> Ino:
+        """Make a file that is open from the start: its id is journaled with it, both or neither.
+
+        Its backing is there already. Raises as `ensure`, and FsError when the command is refused.
+        """
+        if not self._kernel.has_passthrough:
+            return self._ledger.commit(command, origin)
+        with self._registered(self._ledger.state.next_ino) as backing_id:
+            return self._ledger.commit(replace(command, backing_id=backing_id), origin)
+
+    @contextmanager
+    def _registered(self, ino: Ino) -> Iterator[BackingId]:
+        """An id for the inode's backing; it stays the kernel's when the block journals it."""
         fd = self._region.open_backing(ino)
         try:
-            return self._register(ino, fd)
+            backing_id = self._kernel.backing_open(fd)
+            try:
+                yield backing_id
+            except BaseException as error:
+                # In doubt the next daemon may read that this is the file's id; if not, it gives it back.
+                if not (isinstance(error, FsError) and error.in_doubt):
+                    self._kernel.backing_close(backing_id)
+                raise
+            self._punches.watch(ino, fd)
         finally:
             os.close(fd)
-
-    def _register(self, ino: Ino, backing_fd: int) -> BackingId:
-        backing_id = self._kernel.backing_open(backing_fd)
-        try:
-            self._ledger.commit(cmd.OpenBacking(ino, backing_id))
-        except BaseException as error:
-            # In doubt the next daemon may read that this is the file's id; if it does not, it gives it back.
-            if not (isinstance(error, FsError) and error.in_doubt):
-                self._kernel.backing_close(backing_id)
-            raise
-        self._punches.watch(ino, backing_fd)
-        return backing_id
 
     def release(self, ino: Ino) -> None:
         """Give the id back; only when the kernel does not hold the inode any more."""

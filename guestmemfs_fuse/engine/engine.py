@@ -60,8 +60,8 @@ class Engine:
         """For reading; only the ledger changes it."""
         return self.ledger.state
 
-    def make(self, command: cmd.Make, origin: Origin | None = None) -> Ino:
-        """Make an inode; a regular file gets its (empty) backing first.
+    def make(self, command: cmd.Make, origin: Origin | None = None, *, opened: bool = False) -> Ino:
+        """Make an inode; a regular file gets its (empty) backing first. opened: the caller opens it, too.
 
         A crash in between leaves an empty backing of a number not given out yet, which the next create
         of that number takes over. An O_TMPFILE file that was made before a crash may have been reaped since,
@@ -69,12 +69,14 @@ class Engine:
         """
         done = self.ledger.already_done(origin)
         if done is not None and done in self.state.inodes:
+            if opened:
+                self.backings.ensure(done)
             return done
         is_file = command.mode & 0o170000 == 0o100000
         if is_file:
             self.ledger.check(command)
             self.region.create(self.state.next_ino)
-        return self.ledger.commit(command, origin)
+        return self.backings.make(command, origin) if opened else self.ledger.commit(command, origin)
 
     def change(self, command: cmd.Command, origin: Origin | None = None) -> Ino:
         """Any change that is one commit. Raises FsError."""

@@ -56,10 +56,9 @@ class EngineHooks:
         command = cmd.Make(
             Ino(request.nodeid), b"", stat.S_IFREG | stat.S_IMODE(mode), request.uid, request.gid
         )
-        ino = self._engine.make(command, request)
+        ino = self._engine.make(command, request, opened=True)
         self._engine.orphans.expected(ino)
         try:
-            self._engine.backings.ensure(ino)
             inode = inode_of(self._engine.state, ino)
             return TmpfileReply(attributes_of(inode, self._engine.region), ino)
         except BaseException:

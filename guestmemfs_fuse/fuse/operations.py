@@ -179,8 +179,7 @@ class GuestOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         command = cmd.Make(Ino(parent_inode), name, stat.S_IFREG | mode, ctx.uid, ctx.gid)
-        ino = self._engine.make(command, self._origin(ctx))
-        self._engine.backings.ensure(ino)
+        ino = self._engine.make(command, self._origin(ctx), opened=True)
         return _file_info(ino), self._attributes(ino)
 
     @_replies

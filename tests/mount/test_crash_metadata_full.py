@@ -112,6 +112,23 @@ def test_without_room_for_metadata_callers_get_enospc_and_nothing_is_half_done(i
     assert sorted(os.listdir(root)) == sorted([*made, "vm1", "again"])
 
 
+def test_regression_a_create_is_done_wholly_or_not_at_all(instance: Instance) -> None:
+    """A file and its first open were two writes of the journal: a limit between them left the file."""
+    pid, answers = instance.daemon_pid, set[bool]()
+    for room_bytes in range(20, 140, 8):
+        path = instance.mountpoint / f"n{room_bytes}"
+        with limited(pid, journal_of(instance).stat().st_size + room_bytes):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+                made = True
+            except OSError:
+                made = False
+        assert (path.name in os.listdir(instance.mountpoint)) == made, room_bytes
+        answers.add(made)
+    assert answers == {True, False}
+    assert_clean(instance)
+
+
 def test_a_daemon_that_dies_without_room_is_replaced_by_one_that_serves(instance: Instance) -> None:
     root = instance.mountpoint
     path = root / "vm1"

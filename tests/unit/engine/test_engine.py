@@ -195,6 +195,23 @@ def test_one_backing_id_per_inode_until_the_kernel_forgets_it() -> None:
     assert ino in bench.engine.state.inodes
 
 
+def test_regression_a_create_that_fails_leaves_no_file_behind() -> None:
+    """Its backing id was journaled behind it: without room for that the caller got ENOSPC, and EEXIST when it
+    tried again."""
+    bench = Bench()
+    create = cmd.Make(ROOT_INO, b"ram", stat.S_IFREG | 0o600, 0, 0)
+    bench.journal.failing = True
+    with pytest.raises(MetadataWriteError):
+        bench.engine.make(create, opened=True)
+    assert bench.engine.state.root.directory is not None
+    assert bench.engine.state.root.directory.get(b"ram") is None
+    assert bench.kernel.open_ids == set()
+    bench.journal.failing = False
+    ino = bench.engine.make(create, opened=True)
+    assert len(bench.journal.transactions) == 1
+    assert bench.kernel.open_ids == {bench.engine.backings.of(ino)}
+
+
 def test_a_backing_id_that_cannot_be_journaled_is_given_back() -> None:
     bench = Bench()
     ino = make_file(bench)
