@@ -54,8 +54,11 @@ class Preservation:
         # Under one of two names: a session, or the manifest of what systemd carries.
         self._kept: tuple[str, int] | None = None
         for name in (fdnames.LIVEUPDATE, fdnames.CARRIED):
-            if fds := (received or {}).get(name):
-                self._kept = name, fds[-1]
+            for fd in (received or {}).get(name, ()):
+                if name == fdnames.CARRIED and _is_of_earlier_boot(fd):
+                    os.close(fd)  # of the kexec that brought us here
+                else:
+                    self._kept = name, fd
         self._kernel = kernel
         self._changing = trio.Lock()
 
@@ -227,6 +230,11 @@ class Preservation:
             return kernel.create_session(device_fd, luo.session_name(self._config.name))
         finally:
             os.close(device_fd)
+
+
+def _is_of_earlier_boot(manifest_fd: int) -> bool:
+    raw = os.pread(manifest_fd, os.fstat(manifest_fd).st_size, 0)
+    return luo.decode(raw).boot_id != current_boot_id()
 
 
 def _manifest_file(manifest: Manifest) -> int:

@@ -120,8 +120,12 @@ def test_what_systemd_carried_is_the_instance_again(
 ) -> None:
     preserved(old, store)
     kexec(store)
+    received = store.received()
     came, passed = settle(store, monkeypatch)
     assert came and list(passed) == [memfd.MOUNT_NAME]
+    monkeypatch.setattr(luo_preserve, "current_boot_id", lambda: "of the next kernel")
+    daemon = Preservation(old.config, home, store, received)  # type: ignore[arg-type]
+    assert not daemon.is_preserved, "the manifest it is started with has done its work"
     assert_all_there(old, store, home)
     assert fdnames.CARRIED not in store.fds
     assert settle(store, monkeypatch) == (False, {}), "the next start finds nothing to do"
