@@ -90,20 +90,23 @@ def file_coverage(fd: int, size_bytes: int | None = None, *, sample_blocks: int 
 
 
 def data_ranges(fd: int, size_bytes: int) -> list[Range]:
-    """Ranges SEEK_DATA calls data: for shmem what was touched, for a disk filesystem what was written."""
+    """Ranges SEEK_DATA calls data: for shmem what was touched, for a disk filesystem what was written.
+
+    Of a file that is cut meanwhile, what was found before.
+    """
     ranges = []
     at = 0
-    while at < size_bytes:
-        try:
+    try:
+        while at < size_bytes:
             start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break
-        if start >= size_bytes:
-            break
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size_bytes)
-        ranges.append((start, at))
+            if start >= size_bytes:
+                break
+            at = min(os.lseek(fd, start, os.SEEK_HOLE), size_bytes)
+            ranges.append((start, at))
+    except OSError as error:
+        # No data behind this offset, or by now none at it
+        if error.errno != errno.ENXIO:
+            raise
     return ranges
 
 

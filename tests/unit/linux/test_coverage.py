@@ -30,6 +30,21 @@ def test_empty_and_sparse_files_stay_so(fd: int) -> None:
     assert coverage.file_coverage(fd).huge_fraction == 0.0
 
 
+def test_regression_a_file_that_is_cut_between_two_looks_is_no_error(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.pwrite(fd, b"a", BLOCK)
+    lseek = os.lseek
+
+    def cutting(file: int, at: int, whence: int) -> int:
+        if whence == os.SEEK_HOLE:
+            os.ftruncate(file, 0)
+        return lseek(file, at, whence)
+
+    monkeypatch.setattr(os, "lseek", cutting)
+    assert coverage.data_ranges(fd, 8 * BLOCK) == []
+
+
 def test_holes_between_data_are_not_allocated(fd: int) -> None:
     os.pwrite(fd, b"a", BLOCK)
     os.pwrite(fd, b"b", 5 * BLOCK + 4096)
