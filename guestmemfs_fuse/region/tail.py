@@ -20,6 +20,7 @@ from guestmemfs_fuse.linux import memory
 
 log = logging.getLogger(__name__)
 
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _PIECE_BYTES: Final = 2 << 20
 
 
@@ -64,10 +65,19 @@ def _next_data(fd: int, offset_bytes: int) -> int | None:
 
 
 def _zero(fd: int, start: int, end: int) -> None:
-    base = round_down(start, _PIECE_BYTES)
-    protection = memory.PROT_READ | memory.PROT_WRITE
-    with memory.Mapping(fd, end - base, prot=protection, offset_bytes=base) as mapping:
-        mapping.write(start - base, bytes(end - start))
+    """By write(2): memory that was lost to errors gives EIO then, where a store would kill us by SIGBUS."""
+    lost_bytes = 0
+    while start < end:
+        try:
+            start += os.pwrite(fd, bytes(end - start), start)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            next_page = round_down(start, _PAGE_BYTES) + _PAGE_BYTES
+            lost_bytes += next_page - start
+            start = next_page
+    if lost_bytes:
+        log.warning("%d bytes behind the end of a file were lost to memory errors", lost_bytes)
 
 
 def _collapse(fd: int, start: int, end: int) -> None:

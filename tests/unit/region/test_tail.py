@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -49,6 +50,25 @@ def test_the_rest_of_the_old_last_block_reads_as_zero(
     expected = bytearray(b"x" * new)
     expected[start:end] = bytes(end - start)
     assert os.pread(fd, new, 0) == expected
+
+
+def test_regression_a_poisoned_page_behind_the_end_kills_nobody_and_the_rest_reads_as_zero(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cleared by storing through a mapping, it was SIGBUS for the daemon."""
+    pwrite = os.pwrite
+
+    def poisoned(file: int, data: bytes, offset: int) -> int:
+        if offset // PAGE == 2:
+            raise OSError(errno.EIO, "poisoned")
+        return pwrite(file, data[: max(1, 2 * PAGE - offset)] if offset < 2 * PAGE else data, offset)
+
+    monkeypatch.setattr(os, "pwrite", poisoned)
+    grow(fd, PAGE + 5, BLOCK)
+    expected = bytearray(BLOCK)
+    expected[: PAGE + 5] = b"x" * (PAGE + 5)
+    expected[2 * PAGE : 3 * PAGE] = b"x" * PAGE
+    assert os.pread(fd, BLOCK, 0) == expected
 
 
 def test_holes_behind_the_old_end_stay_holes(fd: int) -> None:
