@@ -37,6 +37,9 @@ _KVM_BOOTS_WITHIN_S = 6.0
 _FILL_PERCENT = 75
 """Of the guest's RAM, before a blackout is measured: pages of zeros would be written out for nothing."""
 
+_FILL_BYTES = 768 * MIB
+"""... or so much, where it is not written out and filling it would only take time."""
+
 DOES_NOT_GROW = Target("does not grow with RAM (at most 1.5x)", 1.5, "ratio")
 
 
@@ -134,7 +137,7 @@ def _boots(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None
             return figures
 
         turns = {name: partial(one, name) for name in (OURS, RAM, MEMFD, TMPFS)}
-        samples = out.interleave("booting", scale.boots, turns)
+        samples = out.interleave("booting", scale.boots, turns, warmup=0)
     rows: list[tuple[str, str, Unit]] = [
         ("boot", f"boot of a guest with {size_bytes / MIB:g} MiB, until its first program runs", "ns"),
         ("touch_bytes_per_s", "inside the guest: first touch", "B/s"),
@@ -152,10 +155,10 @@ def _boots(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None
 
 def _blackouts(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None:
     out.note(
-        f"Blackout: the guest has written to {_FILL_PERCENT}% of its RAM before. Save stops it and writes "
-        "its state; load reads that in a new QEMU and lets it go on; the whole also has the old QEMU's end "
-        "and the new one's start in it. Written out: the same guest, saved with its RAM in the state file "
-        "(in memory)."
+        f"Blackout: the guest has written to {_FILL_PERCENT}% of its RAM before (to {_FILL_BYTES / MIB:g} MiB "
+        "where that is less and the RAM is not written out). Save stops it and writes its state; load reads "
+        "that in a new QEMU and lets it go on; the whole also has the old QEMU's end and the new one's start "
+        "in it. Written out: the same guest, saved with its RAM in the state file (in memory)."
     )
     in_place: dict[int, list[Figures]] = {}
     for size_bytes in scale.blackout_bytes:
@@ -202,7 +205,8 @@ def _updates(
         state = bench.tmpfs("guest-state", f"size={size_bytes + 256 * MIB},noswap")
         stack.callback(bench.umount, state)
         memory = _file_backend(ours.mountpoint / "ram")
-        guest = stack.enter_context(_guest(bench, machine, memory, size_bytes, _FILL_PERCENT, state))
+        fill = _FILL_PERCENT if writes else min(_FILL_PERCENT, _FILL_BYTES * 100 // size_bytes)
+        guest = stack.enter_context(_guest(bench, machine, memory, size_bytes, fill, state))
         guest.wait_for("ready")
         guest.live_update(is_ram_in_place=True)  # the first one also pays for reading QEMU from disk
         kept = [_figures(guest, is_ram_in_place=True) for _ in range(scale.blackouts)]
