@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from guestmemfs_fuse.core.errors import InterruptedFsError, RegionFullError
-from guestmemfs_fuse.linux import coverage, memory
+from guestmemfs_fuse.linux import coverage, hwpoison, memory
 from guestmemfs_fuse.region.base import Stop
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ HUGE_BYTES: Final = 2 << 20
 _HOPELESS: Final = 16
 """So many blocks in a row without a huge page, and `prefer` tries no more in this allocation."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_NOT_NOW: Final = (errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINVAL, errno.EFAULT)
+# Busy, no memory, not possible now, cut meanwhile, or lost to a memory error: such a block stays as it is.
+_NOT_NOW: Final = (
+    errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINVAL, errno.EFAULT, hwpoison.EHWPOISON,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
