@@ -120,6 +120,23 @@ def _wait_for_socket(path: Path, owner: subprocess.Popen[bytes], log: Path) -> N
         time.sleep(0.005)
 
 
+def _serve(stack: ExitStack, tag: str, source: Path, cache: str, run_dir: Path) -> None:
+    """Start a virtiofsd, also right behind one of a run that was killed: they share a locked pid file."""
+    log, sock = run_dir / f"virtiofsd-{tag}.log", run_dir / f"{tag}.sock"
+    deadline_s = time.monotonic() + 2 * _STOP_TIMEOUT_S
+    while True:
+        sock.unlink(missing_ok=True)
+        daemon = stack.enter_context(_child(virtiofsd_args(tag, source, cache), run_dir, log.name))
+        try:
+            _wait_for_socket(sock, daemon, log)
+            return
+        except VmSetupError as error:
+            if "Cannot lock pid file" not in str(error) or time.monotonic() > deadline_s:
+                raise
+            log.unlink()
+            time.sleep(0.2)
+
+
 @contextmanager
 def running(
     hardware: Hardware, image: Path, initramfs: Path, cmdline: str, run_dir: Path, shared_dir: Path
@@ -130,8 +147,5 @@ def running(
     """
     with ExitStack() as stack:
         for tag, source, cache in (("root", Path("/"), "always"), ("rig", shared_dir, "none")):
-            log_name = f"virtiofsd-{tag}.log"
-            (run_dir / f"{tag}.sock").unlink(missing_ok=True)
-            daemon = stack.enter_context(_child(virtiofsd_args(tag, source, cache), run_dir, log_name))
-            _wait_for_socket(run_dir / f"{tag}.sock", daemon, run_dir / log_name)
+            _serve(stack, tag, source, cache, run_dir)
         yield stack.enter_context(_child(qemu_args(hardware, image, initramfs, cmdline), run_dir, "qemu.log"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import lzma
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from . import machine
 from .errors import VmSetupError
 from .initramfs import build, cpio_member
 from .kernels import Kernel, kernel_in
@@ -79,3 +81,17 @@ def test_archive_is_what_cpio_reads_and_does_not_change(kernel: Kernel) -> None:
         ["cpio", "-i", "--to-stdout", "modules/order"], input=archive, capture_output=True, check=True
     ).stdout
     assert io.BytesIO(order).readlines() == [b"bottom_half.ko\n", b"middle.ko\n", b"top.ko\n"]
+
+
+def test_a_virtiofsd_that_meets_one_on_its_way_out_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As right behind a run that was killed: its virtiofsd has the pid file a moment longer than its lock."""
+    script = "[ -e met ] && touch tag.sock && exec sleep 60; touch met; echo Cannot lock pid file; exit 1"
+    monkeypatch.setattr(machine, "virtiofsd_args", lambda *asked: ["sh", "-c", script])
+    with ExitStack() as stack:
+        machine._serve(stack, "tag", tmp_path, "none", tmp_path)
+        assert (tmp_path / "tag.sock").exists()
+    monkeypatch.setattr(machine, "virtiofsd_args", lambda *asked: ["sh", "-c", "echo no such share; exit 1"])
+    with ExitStack() as stack, pytest.raises(VmSetupError, match="no such share"):
+        machine._serve(stack, "tag", tmp_path, "none", tmp_path)
