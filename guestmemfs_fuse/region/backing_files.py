@@ -32,6 +32,8 @@ from guestmemfs_fuse.region.huge_policy import HugePolicy
 PIECE_BYTES: Final = 256 << 20
 """How much is allocated at a time: small enough to be interrupted within milliseconds."""
 _PMD_BYTES: Final = 2 << 20
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+"""What a filesystem says that is full; a dax region's may have quotas, and no inodes left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class BackingFiles(ABC):
             else:
                 memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+            if error.errno in NO_ROOM:
                 raise RegionFullError("no memory left for this") from error
             raise
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from guestmemfs_fuse.core.errors import StaleInodeError
+from guestmemfs_fuse.core.errors import RegionFullError, StaleInodeError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino, round_up
-from guestmemfs_fuse.region.backing_files import BackingFiles
+from guestmemfs_fuse.region.backing_files import NO_ROOM, BackingFiles
 from guestmemfs_fuse.region.base import BackingStat, RegionUse
 
 
@@ -49,9 +49,14 @@ class NamedBackingFiles(BackingFiles):
             os.close(fd)
 
     def create(self, ino: Ino) -> None:
-        """See Region.create."""
+        """See Region.create. Raises RegionFullError: the filesystem has no room for an inode or a name."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        os.close(os.open(f"{ino:x}", flags, 0o600, dir_fd=self._data_fd))
+        try:
+            os.close(os.open(f"{ino:x}", flags, 0o600, dir_fd=self._data_fd))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RegionFullError(f"no room for another file ({error.strerror})") from error
 
     def open_backing(self, ino: Ino) -> int:
         """See Region.open_backing."""

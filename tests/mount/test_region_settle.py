@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.core.errors import RegionFullError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
-from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.linux import memory, mount
 from guestmemfs_fuse.region import tmpfs_mount
 from guestmemfs_fuse.region.tmpfs import TmpfsRegion
 from tests.require import require
@@ -43,3 +44,13 @@ def test_regression_all_memory_behind_a_file_is_given_back_not_one_block(region:
     region.settle(inode)
     assert region.stat(inode).allocated_bytes == 2 * BLOCK
     assert region.stat(inode).size_bytes == BLOCK + 1
+
+
+def test_regression_a_filesystem_without_inodes_is_full_not_broken(region: TmpfsRegion) -> None:
+    """It was EIO and a traceback; a dax region's filesystem can run out of them any time."""
+    mount.reconfigure(region.root_path, {"nr_inodes": "5"})
+    region.create(Ino(5))
+    region.create(Ino(6))
+    with pytest.raises(RegionFullError, match="No space left on device"):
+        region.create(Ino(7))
+    region.create(Ino(6))
