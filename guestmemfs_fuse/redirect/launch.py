@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -99,6 +98,8 @@ def _execute(command: Sequence[str]) -> NoReturn:
     except OSError as error:
         if error.errno == errno.ENOEXEC:
             # A script without "#!": what execvp(3) does, and Python's does not
+            import shutil
+
             os.execv("/bin/sh", ["sh", shutil.which(command[0]) or command[0], *command[1:]])
         Report(verbose=False).problem(f"{command[0]}: {error.strerror}")
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
