@@ -38,7 +38,7 @@ def require_pages(size_bytes: int, page_bytes: int, numa_node: int | None) -> No
         return
     pool = pool_of(page_bytes, numa_node)
     raise OutOfMemoryError(
-        f"the pool of {_named(page_bytes, numa_node)} lacks {missing} of {size_bytes // page_bytes} pages",
+        f"the pool of {_named(page_bytes, numa_node)} lacks {missing} of {size_bytes // page_bytes}",
         hint=f"mount with --reserve, or: {_setting(pool.total + missing, page_bytes, numa_node)}",
     )
 
@@ -55,7 +55,7 @@ def too_few(config: InstanceConfig, wanted: int, got: int) -> OutOfMemoryError:
 
 def _named(page_bytes: int, numa_node: int | None) -> str:
     where = f" on node {numa_node}" if numa_node is not None else ""
-    return f"{page_bytes >> 10} kB pages{where}"
+    return f"{_size_text(page_bytes)} pages{where}"
 
 
 def _setting(pages: int, page_bytes: int, numa_node: int | None) -> str:
@@ -68,8 +68,12 @@ def _setting(pages: int, page_bytes: int, numa_node: int | None) -> str:
 
 
 def _boot_option(pages: int, page_bytes: int) -> str:
-    size = f"{page_bytes >> 30}G" if page_bytes >> 30 else f"{page_bytes >> 20}M"
-    return f"hugepagesz={size} hugepages={pages}"
+    return f"hugepagesz={_size_text(page_bytes)} hugepages={pages}"
+
+
+def _size_text(page_bytes: int) -> str:
+    """As --page-size and the kernel's command line spell it."""
+    return f"{page_bytes >> 30}G" if page_bytes >> 30 else f"{page_bytes >> 20}M"
 
 
 def create(root_path: str, size_bytes: int, page_bytes: int) -> None:
@@ -86,7 +90,7 @@ def create(root_path: str, size_bytes: int, page_bytes: int) -> None:
         mount_fd = mount.new_filesystem("hugetlbfs", options, attributes, source="guestmemfs")
     except OSError as error:
         if error.errno == errno.ENOMEM:
-            message = f"{size_bytes // page_bytes} pages of {page_bytes >> 10} kB cannot be reserved any more"
+            message = f"{size_bytes // page_bytes} {_named(page_bytes, None)} cannot be reserved any more"
             raise OutOfMemoryError(message, hint="guestmemfs doctor shows the pools") from error
         raise UnsupportedError(f"cannot make a hugetlbfs: {error}", hint="guestmemfs doctor") from error
     try:
@@ -107,8 +111,7 @@ def pool_of(page_bytes: int, numa_node: int | None) -> hugepages.Pool:
     for pool in pools:
         if pool.page_bytes == page_bytes and pool.node == numa_node:
             return pool
-    where = f" on node {numa_node}" if numa_node is not None else ""
     raise UnsupportedError(
-        f"this host has no pool of {page_bytes >> 10} kB pages{where}",
+        f"this host has no pool of {_named(page_bytes, numa_node)}",
         hint="guestmemfs doctor shows the pools; 1G pages need a CPU with pdpe1gb",
     )

@@ -88,7 +88,7 @@ def test_a_pool_that_suffices_is_left_alone(pool: FakePool) -> None:
 
 def test_too_few_pages_are_given_back_at_once_and_the_error_names_the_boot_option(pool: FakePool) -> None:
     pool.pages, pool.free, pool.most = 2, 2, 5
-    with pytest.raises(OutOfMemoryError, match="only 3 of 6 more 2048 kB pages") as caught:
+    with pytest.raises(OutOfMemoryError, match="only 3 of 6 more 2M pages") as caught:
         take(config(8), pool.save)
     assert caught.value.exit_code is ExitCode.NO_MEMORY
     assert "hugepagesz=2M hugepages=8" in (caught.value.hint or "")
