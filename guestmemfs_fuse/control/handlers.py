@@ -8,7 +8,6 @@ Called by control/server; the daemon adds the operations that concern itself (pi
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -79,14 +78,14 @@ class Handlers:
         if not inode.is_file:
             raise UsageError(f"{path} is no regular file", hint="only regular files have memory")
         poisoned = await engine.poison.look()
-        one_file = functools.partial(report.one_file, poisoned=poisoned)
-        return await trio.to_thread.run_sync(one_file, engine.state, engine.region, path)
+        devices = report.devices_of(engine.state)
+        return await trio.to_thread.run_sync(report.measured, path, inode, devices, engine.region, poisoned)
 
     async def picture(self, args: Args, progress: Progress) -> object:
         """{} -> the whole region: who has which part of it."""
         engine = self._engine
-        listed = report.listing(engine.state)
-        return await trio.to_thread.run_sync(picture.parts, engine.state, listed, engine.region)
+        listed, space = report.listing(engine.state), picture.space(engine.state, engine.region)
+        return {**space, "files": await trio.to_thread.run_sync(picture.files, listed, engine.region)}
 
     async def pin(self, args: Args, progress: Progress) -> object:
         """{path, pinned}."""

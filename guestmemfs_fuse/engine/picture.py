@@ -18,27 +18,31 @@ from guestmemfs_fuse.engine import report
 from guestmemfs_fuse.region.base import Region
 
 
-def parts(state: State, listed: report.Listing, region: Region) -> dict[str, Any]:
-    """The region's figures, every file's extents, and what is free or withheld. Blocks: asks for each file.
+def space(state: State, region: Region) -> dict[str, Any]:
+    """The region's figures, and what of it is free or withheld. Reads the state: only where it cannot change.
 
-    listed: see report.listing. Keys are the JSON contract of `map TARGET`.
+    With `files` these are the keys of the JSON contract of `map TARGET`.
     """
     return {
         "region": report.region_figures(state, region),
-        "files": [
-            {
-                "path": path,
-                "ino": inode.ino,
-                "size_bytes": inode.size_bytes,
-                "pinned": inode.pinned,
-                "saved_guest": os.fsdecode(inode.mark) or None,
-                "extents": [asdict(extent) for extent in region.extents(inode)],
-            }
-            for path, inode in listed
-        ],
         "free": _ranges(state.free.free_extents(), state) if state.free is not None else None,
         "poisoned": _ranges(state.quarantined, state),
     }
+
+
+def files(listed: report.Listing, region: Region) -> list[dict[str, Any]]:
+    """Every file's extents. Blocks: asks for each file. listed: see report.listing."""
+    return [
+        {
+            "path": path,
+            "ino": inode.ino,
+            "size_bytes": inode.size_bytes,
+            "pinned": inode.pinned,
+            "saved_guest": os.fsdecode(inode.mark) or None,
+            "extents": [asdict(extent) for extent in region.extents(inode)],
+        }
+        for path, inode in listed
+    ]
 
 
 def _ranges(extents: tuple[Extent, ...], state: State) -> list[dict[str, int]]:

@@ -58,9 +58,17 @@ def files(
 def one_file(
     state: State, region: Region, path: str, *, served: bool = True, poisoned: Poisoned | None = None
 ) -> Report:
-    """One file and where its memory is; served: see devices_of. Raises UnknownTargetError."""
-    inode = resolve(state, path)
-    devices = devices_of(state, served=served)
+    """One file and where its memory is; served: see devices_of. Raises UnknownTargetError.
+
+    For a state that nobody changes; where somebody may, `measured` is the part for a thread.
+    """
+    return measured(path, resolve(state, path), devices_of(state, served=served), region, poisoned)
+
+
+def measured(
+    path: str, inode: Inode, devices: list[users.Dev], region: Region, poisoned: Poisoned | None = None
+) -> Report:
+    """What `one_file` says of an inode that was found. Blocks; reads no state."""
     mapped = mappings.mapped_beyond(mappings.viewpoint(devices, region), inode, 0)
     opened = users.open_counts(devices).get(inode.ino, 0) if devices else 0
     report = _file(path, inode, region, mapped, opened)
