@@ -155,11 +155,15 @@ def _boots(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None
 
 def _blackouts(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> None:
     out.note(
-        f"Blackout: the guest has written to {_FILL_PERCENT}% of its RAM before (to {_FILL_BYTES / MIB:g} MiB "
-        "where that is less and the RAM is not written out). Save stops it and writes its state; load reads "
-        "that in a new QEMU and lets it go on; the whole also has the old QEMU's end and the new one's start "
-        "in it. Written out: the same guest, saved with its RAM in the state file (in memory)."
+        f"Blackout: the guest has written to {_FILL_PERCENT}% of its RAM before (at most "
+        f"{_FILL_BYTES / MIB:g} MiB where the RAM is not written out). Save stops it and writes its state; "
+        "load reads that in a new QEMU and lets it go on; the whole also has the old QEMU's end and the new "
+        "one's start in it. Written out: the same guest, saved with its RAM in the state file (in memory)."
     )
+    if scale.written_out_up_to_bytes < max(scale.blackout_bytes):
+        out.leave_out(
+            f"RAM written out above {scale.written_out_up_to_bytes / GIB:g} GiB: only in a longer run"
+        )
     in_place: dict[int, list[Figures]] = {}
     for size_bytes in scale.blackout_bytes:
         named = f"{size_bytes / GIB:g} GiB"
@@ -168,8 +172,6 @@ def _blackouts(bench: Bench, scale: Scale, machine: Machine, out: Collector) -> 
         if not fits(size_bytes * (2 if writes else 1)):
             out.leave_out(f"blackout of a guest with {named}: not enough free memory")
             continue
-        if not writes:
-            out.leave_out(f"RAM written out, {named}: only in a longer run")
         bench.say(f"guest: blackouts of a guest with {named}")
         try:
             in_place[size_bytes], written = _updates(bench, scale, machine, size_bytes, writes)

@@ -55,17 +55,15 @@ def _curves(area: Area) -> dict[str, list[Row]]:
 def _draw_area(area: Area, ratios: list[Row], curves: dict[str, list[Row]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    heights = [0.34 * len(ratios) + 1.1] if ratios else []
-    lines = -(-len(curves) // 2)
-    heights += [2.8] * lines
+    lines = -(-len(curves) // 3)
+    heights = [0.34 * len(ratios) + 1.2] * bool(ratios) + [2.5 * lines] * bool(curves)
     figure = Figure(figsize=(_WIDTH_INCH, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-    first = 0
+    # Parts of their own, or the curves would leave room for the names of the rows above.
+    parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if ratios:
-        _draw_ratios(figure.add_subplot(grid[0, :]), ratios)
-        first = 1
-    for number, rows in enumerate(curves.values()):
-        _draw_curve(figure.add_subplot(grid[first + number // 2, number % 2]), area, rows)
+        _draw_ratios(parts[0].add_subplot(), ratios)
+    for number, rows in enumerate(curves.values(), 1):
+        _draw_curve(parts[-1].add_subplot(lines, min(3, len(curves)), number), area, rows)
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -94,7 +92,8 @@ def _draw_ratios(axes: Axes, rows: list[Row]) -> None:
     axes.set_xscale("log")
     axes.set_yticks([-at for at in range(len(rows))], [row.title for row in rows])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    few = axes.get_xlim()[1] < 20 * axes.get_xlim()[0]  # decades alone would hardly say anything
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:.2g}x" if few else "")
     controls = list(dict.fromkeys(row.control for row in rows if row.control))
     axes.set_xlabel(f"cost relative to the control (1x: {' or '.join(controls)}); less is better")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)

@@ -60,4 +60,6 @@ def verdict(row: Row) -> str:
 
 def along(area: Area, x: float) -> str:
     """Where on an area's curves a row stands."""
-    return figure(x, "B") if area.x_unit == "B" else f"{x:,.0f}"
+    if area.x_unit != "B":
+        return f"{x:,.0f}"
+    return f"{x / (1 << 30):g}G" if x >= 1 << 30 else f"{x / (1 << 20):g}M"
