@@ -8,7 +8,7 @@ and IDLE_TIMEOUT_S; a request that has begun runs to its end even when its clien
 not be cancelled by Ctrl-C of the command). A handler's GuestmemfsError is the client's error; any other
 exception is logged with its traceback and answered as an internal error, and the daemon goes on.
 
-Who may await where: handlers run concurrently, one per client; they take the engine's lock themselves.
+Who may await where: handlers run concurrently, one per client; each awaits only between whole commits.
 Called by daemon.py.
 """
 

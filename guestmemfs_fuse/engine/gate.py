@@ -4,7 +4,8 @@ Most changes are one synchronous commit and need nothing from here. Changes in s
 shrinking) hold their inode, so that two of them never interleave on one file, and are counted, so that
 freeze can wait until the last of them is through.
 
-Invariant: while the gate is closed no new multi-step change starts. Called by engine/memory and control.
+Invariant: while the gate is closed no new multi-step change starts. Called by engine/memory, the engine
+(freeze, sweep, hand-over) and fsck.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Gate:
     async def exclusive(self, ino: Ino) -> AsyncIterator[None]:
         """Hold one inode against other multi-step changes. Raises BusyFsError while the gate is closed."""
         if self._closed:
-            raise BusyFsError("the instance is being frozen")
+            raise BusyFsError("the instance is being frozen, or its daemon replaced", hint="try again")
         lock = self._locks.setdefault(ino, trio.Lock())
         self._under_way += 1
         try:

@@ -1,8 +1,8 @@
 """The /dev/fuse connection: opening, mounting, backing ids, and what the daemon tells the kernel unasked.
 
 Owns nothing: callers own the file descriptor, which outlives daemons in the fd store. Every function is one
-or two system calls and raises OSError as the kernel gave it. Called by the daemon's switchboard, backing
-and operations.
+or two system calls and raises OSError as the kernel gave it. Called by connection (mounting) and kernel (the
+rest).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the relay asks the filesystem: the few requests that pyfuse3 has no handler for, and backing ids.
 
 Invariants: whoever implements RelayHooks raises core.errors.FsError to refuse a call; anything else is a
-bug, is logged and answered EIO. Implemented by operations, called by the relay, never the other way round.
+bug, is logged and answered EIO. Implemented by engine_hooks, called by the relay, never the other way round.
 """
 
 from __future__ import annotations

@@ -232,7 +232,8 @@ class GuestOperations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if command != cmd.SetAttrs(ino) or not fields.update_size:
-            # Setting a size twice is harmless, so only this part must know that it was done before.
+            # The request's number stands for the size, which was set first: behind it, attributes are set
+            # again when the request comes again, which is harmless.
             self._engine.change(command, None if fields.update_size else origin)
         return self._attributes(inode)
 
