@@ -24,7 +24,7 @@ from guestmemfs_fuse.core import records as rec
 from guestmemfs_fuse.core.errors import FsError, GuestmemfsError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Ino, round_up
-from guestmemfs_fuse.engine import fsck, fsck_blocks, fsck_metadata, fsck_tree
+from guestmemfs_fuse.engine import after_salvage, fsck, fsck_blocks, fsck_metadata, fsck_tree
 from guestmemfs_fuse.engine.fsck import Checked, Finding, Result, Tick, nothing_to_tell
 from guestmemfs_fuse.engine.fsck_metadata import Inspection
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
@@ -163,8 +163,15 @@ def _repair(look: Look, files: Files, region_uuid: UUID, region: Region | None) 
         _mend(state, look, region, now_ns, fallen_back=saved is not None)
     notes: tuple[str, ...] = ()
     if saved is not None:
+        if region is None:
+            after_salvage.leave_to_the_daemon(files)
         kept = fsck_metadata.replace_chain(files, region_uuid, saved)
         notes = (*saved.lost, f"{files.path} keeps the damaged files: {', '.join(kept)}")
+        if region is None:
+            notes = (
+                *notes,
+                "its memory was not reached: after the next mount, fsck --repair finds lost files",
+            )
     else:
         assert chain is not None
         fsck_metadata.store_state(files, region_uuid, chain, state if changes else None)

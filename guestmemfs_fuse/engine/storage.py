@@ -18,6 +18,7 @@ import trio
 
 from guestmemfs_fuse.core.errors import CorruptMetadataError, GuestmemfsError
 from guestmemfs_fuse.core.state import State, new_state
+from guestmemfs_fuse.engine import after_salvage
 from guestmemfs_fuse.metadata import store as metadata
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.files import DirectoryFiles
@@ -133,6 +134,7 @@ def open_storage(
         for remark in opened.report.remarks:
             log.warning("%s", remark)
         region.attach(opened.state)
+        after_salvage.follow_the_memory(files, opened.state, opened.store, region)
         return Storage(region, files, opened.store, opened.state, uuid)
     if region.holds_data():
         raise CorruptMetadataError(

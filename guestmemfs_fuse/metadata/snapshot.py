@@ -40,7 +40,8 @@ from guestmemfs_fuse.metadata.framing import (
 _NAME: Final = re.compile(r"snapshot-([0-9a-f]{16})\.gms")
 _ITEMS: Final = 0
 _TRAILER: Final = 1
-_ITEMS_PER_FRAME: Final = 32
+_ITEMS_PER_FRAME: Final = 8
+"""Few: what is in a frame that is damaged is lost (salvage.py). The header has one of its own."""
 _CHUNK_BYTES: Final = 256 << 10
 
 
@@ -80,7 +81,7 @@ def pack_snapshot(header: FileHeader, state: State) -> Iterator[bytes]:
     seed, packer = seed_of(packed), msgpack.Packer()
     items = image.dump(state)
     count, number, checksum = 0, 1, 0
-    while batch := list(islice(items, _ITEMS_PER_FRAME)):
+    while batch := list(islice(items, _ITEMS_PER_FRAME if count else 1)):
         payload = packer.pack((_ITEMS, batch))
         yield pack_frame(seed, number, payload)
         count, number, checksum = count + len(batch), number + 1, crc32(payload, checksum)
