@@ -6,6 +6,7 @@ matplotlib is asked for only here (`pip install guestmemfs-fuse[bench]`). Called
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ def _draw_ratios(axes: Axes, rows: list[Row]) -> None:
     axes.set_yticks([-at for at in range(len(rows))], [row.title for row in rows])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     few = axes.get_xlim()[1] < 20 * axes.get_xlim()[0]  # decades alone would hardly say anything
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:.2g}x" if few else "")
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:.2g}x" if few and f"{value:e}"[0] in "235" else ""
+    )
     controls = list(dict.fromkeys(row.control for row in rows if row.control))
     axes.set_xlabel(f"cost relative to the control (1x: {' or '.join(controls)}); less is better")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -101,6 +104,8 @@ def _draw_ratios(axes: Axes, rows: list[Row]) -> None:
 
 
 def _draw_curve(axes: Axes, area: Area, rows: list[Row]) -> None:
+    from matplotlib.ticker import MultipleLocator
+
     names = [name for name in contenders(rows) if sum(name in row.figures for row in rows) > 1]
     unit = rows[0].unit
     for number, name in enumerate(names):
@@ -124,6 +129,8 @@ def _draw_curve(axes: Axes, area: Area, rows: list[Row]) -> None:
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: text.figure(value, unit))
+    if unit == "B":  # in steps of a power of two
+        axes.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(axes.get_ylim()[1] / 6))))
     axes.set_xlabel(area.x_name or "")
     axes.set_title(rows[0].metric.replace("_", " "), fontsize=9)
     axes.grid(color="#dddddd", linewidth=0.6)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.bench import native, processes
+from guestmemfs_fuse.bench import native, processes, suite
 from guestmemfs_fuse.bench.initramfs import initramfs
 from guestmemfs_fuse.bench.native import SOURCES
-from guestmemfs_fuse.bench.results import from_json
+from guestmemfs_fuse.bench.results import Area, from_json
+from guestmemfs_fuse.bench.rig import Bench
 from guestmemfs_fuse.bench.scale import SCALES
 from guestmemfs_fuse.bench.suite import AREAS
 from guestmemfs_fuse.cli import bench as command
@@ -80,3 +81,16 @@ def test_what_was_published_can_be_read_and_is_what_the_page_links_to() -> None:
     published = from_json(shipped.read_text())
     assert all(area.name in AREAS for area in published.areas)
     assert (REPOSITORY / "docs" / "benchmarks" / "results.json").resolve() == shipped
+
+
+def test_an_area_that_fails_does_not_take_the_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(bench: object, scale: object) -> Area:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(suite.AREAS, "memory", fail)
+    monkeypatch.setitem(suite.AREAS, "control", lambda bench, scale: Area("control", "Control path", ()))
+    monkeypatch.setattr(Bench, "program", lambda self, name: Path(name))
+    said: list[str] = []
+    found = suite.run(SCALES["tiny"], ["memory", "control"], said.append)
+    assert [area.failed for area in found.areas] == ["ZeroDivisionError: a bug", None]
+    assert "memory: failed: ZeroDivisionError: a bug" in said
