@@ -8,12 +8,11 @@ Called by the engine (live traffic), fsck and the model tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from guestmemfs_fuse.core.types import BackingId, Extent, Ino
+from guestmemfs_fuse.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Make:
     """create, mknod, mkdir, symlink (by the type bits of `mode`); an empty name is O_TMPFILE.
 
@@ -30,7 +29,7 @@ class Make:
     backing_id: BackingId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Link:
     """link(2)."""
 
@@ -39,7 +38,7 @@ class Link:
     new_name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unlink:
     """unlink(2)."""
 
@@ -47,7 +46,7 @@ class Unlink:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rmdir:
     """rmdir(2)."""
 
@@ -55,7 +54,7 @@ class Rmdir:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rename:
     """renameat2(2); flags: RENAME_NOREPLACE or RENAME_EXCHANGE."""
 
@@ -66,7 +65,7 @@ class Rename:
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetAttrs:
     """chmod, chown, utimensat: None leaves a field as it is."""
 
@@ -78,7 +77,7 @@ class SetAttrs:
     mtime_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resize:
     """truncate(2). Whether a process maps the part to be cut is asked before, by the engine.
 
@@ -90,7 +89,7 @@ class Resize:
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Allocate:
     """fallocate(2) with mode 0, or KEEP_SIZE."""
 
@@ -100,7 +99,7 @@ class Allocate:
     keep_size: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Punch:
     """fallocate(2) with PUNCH_HOLE | KEEP_SIZE."""
 
@@ -109,7 +108,7 @@ class Punch:
     length_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetXattr:
     """setxattr(2); flags: XATTR_CREATE or XATTR_REPLACE."""
 
@@ -119,7 +118,7 @@ class SetXattr:
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoveXattr:
     """removexattr(2)."""
 
@@ -127,14 +126,14 @@ class RemoveXattr:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reap:
     """Forget an orphan that nobody uses any more."""
 
     ino: Ino
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pin:
     """`guestmemfs pin` and `unpin`."""
 
@@ -142,7 +141,7 @@ class Pin:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mark:
     """Say that a file holds a saved guest, or (empty) no longer does."""
 
@@ -150,19 +149,19 @@ class Mark:
     mark: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Freeze:
     """Enter or leave the serialised state."""
 
     frozen: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartDaemon:
     """A daemon takes over."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartSession:
     """A FUSE connection begins: the INIT request to replay later, the superblock's device number."""
 
@@ -170,12 +169,12 @@ class StartSession:
     device: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndSession:
     """The kernel says that the filesystem is unmounted and gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenBacking:
     """Remember the id under which the kernel knows an inode's backing file."""
 
@@ -183,21 +182,21 @@ class OpenBacking:
     backing_id: BackingId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseBacking:
     """The id was given back."""
 
     ino: Ino
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Quarantine:
     """Never hand these blocks out again."""
 
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResizeRegion:
     """Grow or shrink the region."""
 

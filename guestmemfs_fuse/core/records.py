@@ -12,13 +12,13 @@ Called by core/decide (makes them), core/evolve (applies them), metadata/codec (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from guestmemfs_fuse.core.types import NO_REQUEST, ROOT_INO, BackingId, Extent, Ino, Unique
+from guestmemfs_fuse.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Made:
     """A new inode, entered as `name` in `parent`; without a name (empty) it is an orphan (O_TMPFILE)."""
 
@@ -34,7 +34,7 @@ class Made:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Linked:
     """A further name for an inode (for an O_TMPFILE orphan: its first)."""
 
@@ -45,7 +45,7 @@ class Linked:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unlinked:
     """A name is gone; the inode becomes an orphan with its last name. Also rmdir."""
 
@@ -55,7 +55,7 @@ class Unlinked:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Renamed:
     """An entry moved, replacing what stood at the new name, or changed places with it."""
 
@@ -68,7 +68,7 @@ class Renamed:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttrsSet:
     """Attributes changed; None leaves a field as it is. `ctime_ns` is always set."""
 
@@ -82,7 +82,7 @@ class AttrsSet:
     ctime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resized:
     """The file's size is now `size_bytes`; memory beyond it is given up unless preallocated."""
 
@@ -93,7 +93,7 @@ class Resized:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Punched:
     """Bytes [offset, offset + length) read as zero again; their memory may be gone."""
 
@@ -104,7 +104,7 @@ class Punched:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class XattrSet:
     """An extended attribute has a new value."""
 
@@ -115,7 +115,7 @@ class XattrSet:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class XattrRemoved:
     """An extended attribute is gone."""
 
@@ -125,7 +125,7 @@ class XattrRemoved:
     now_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reaped:
     """An orphan nobody uses any more is gone for good, with its memory."""
 
@@ -133,7 +133,7 @@ class Reaped:
     ino: Ino
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PinSet:
     """A file is pinned or not: a pinned file is not unlinked, renamed over, punched or shrunk."""
 
@@ -142,7 +142,7 @@ class PinSet:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MarkSet:
     """A file holds a saved guest (`mark` says which), or not (empty)."""
 
@@ -151,7 +151,7 @@ class MarkSet:
     mark: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FrozenState:
     """The instance is in the serialised state, or no longer."""
 
@@ -159,7 +159,7 @@ class FrozenState:
     frozen: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DaemonStarted:
     """A daemon took over; counts generations."""
 
@@ -167,7 +167,7 @@ class DaemonStarted:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionStarted:
     """A FUSE connection began: its INIT request, and the superblock's device number.
 
@@ -179,7 +179,7 @@ class SessionStarted:
     device: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BackingOpened:
     """The kernel knows this inode's backing file by `backing_id`."""
 
@@ -188,7 +188,7 @@ class BackingOpened:
     backing_id: BackingId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BackingClosed:
     """The inode's backing id was given back."""
 
@@ -196,7 +196,7 @@ class BackingClosed:
     ino: Ino
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExtentsAdded:
     """Blocks of the region now belong to the file, behind those it has."""
 
@@ -205,7 +205,7 @@ class ExtentsAdded:
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExtentsCut:
     """The file keeps its first `blocks` blocks; the others are free."""
 
@@ -214,7 +214,7 @@ class ExtentsCut:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Quarantined:
     """Blocks with memory errors: never handed out again."""
 
@@ -222,7 +222,7 @@ class Quarantined:
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RegionResized:
     """The region's size is now `size_bytes`."""
 
@@ -230,7 +230,7 @@ class RegionResized:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Repaired:
     """fsck set an inode's link count and parent to what the tree says."""
 
@@ -240,7 +240,7 @@ class Repaired:
     parent: Ino = ROOT_INO
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionEnded:
     """The filesystem was unmounted and its superblock is gone: nobody can map anything through it any more.
 
@@ -280,7 +280,7 @@ Record = (
 RECORD_TYPES: Final[tuple[type[Record], ...]] = Record.__args__
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transaction:
     """The records of one request, as one journal frame.
 

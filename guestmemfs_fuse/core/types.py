@@ -5,8 +5,9 @@ Invariants: values only, immutable. Called by every room above core.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NewType
+
+from guestmemfs_fuse.core.value import value
 
 Ino = NewType("Ino", int)
 """An inode number; also the FUSE nodeid. Never reused within an instance."""
@@ -47,7 +48,7 @@ XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Extent:
     """A run of blocks of a region: `count` blocks from `start`."""
 
@@ -60,7 +61,7 @@ class Extent:
         return BlockNumber(self.start + self.count)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UserLimits:
     """What one unprivileged user may own in an instance; root is not limited."""
 

@@ -13,7 +13,7 @@ Called by journal (append, replay) and the tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
 from types import NoneType
@@ -24,6 +24,7 @@ import msgpack
 from guestmemfs_fuse.core.errors import CorruptMetadataError, UnknownFormatError
 from guestmemfs_fuse.core.records import RECORD_TYPES, Record, Transaction
 from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, Unique
+from guestmemfs_fuse.core.value import fields_of
 
 _WIRE_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
@@ -51,10 +52,10 @@ class _Layout:
 
 
 def _layout_of(record: type[Record]) -> _Layout:
-    described = fields(record)
-    annotations = [str(field.type) for field in described]
+    described = fields_of(record)
+    annotations = [field.annotation for field in described]
     wire = [_WIRE_TYPES[annotation] for annotation in annotations]
-    required = sum(1 for field in described if field.default is MISSING)
+    required = sum(not field.has_default for field in described)
     shapes = frozenset(shape for count in range(required, len(wire) + 1) for shape in product(*wire[:count]))
     extents = "tuple[Extent, ...]"
     at = annotations.index(extents) if extents in annotations else None
@@ -62,7 +63,7 @@ def _layout_of(record: type[Record]) -> _Layout:
 
 
 def _fields_of(record: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
-    names = [field.name for field in fields(record)]
+    names = [field.name for field in fields_of(record)]
     if len(names) == 1:
         (name,) = names
         return lambda value: (getattr(value, name),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import ClassVar
 
 import msgpack
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from guestmemfs_fuse.core import records as rec
 from guestmemfs_fuse.core.errors import CorruptMetadataError, MetadataError, UnknownFormatError
 from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.core.value import value
 from guestmemfs_fuse.metadata import codec
 from tests.unit.metadata.workload import any_transaction
 
@@ -81,7 +82,7 @@ def test_a_field_appended_since_takes_its_default() -> None:
 
 
 def test_an_appended_field_may_only_be_missing_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclass(frozen=True, slots=True)
+    @value
     class Later:
         TAG: ClassVar[int] = 77
         ino: int
