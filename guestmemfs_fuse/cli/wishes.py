@@ -127,18 +127,21 @@ def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
 def require_same(stored: InstanceConfig, wishes: Wishes, dax_dir: str | None) -> None:
     """Raises UsageError when an option contradicts the instance that is there; says what is there."""
     size_bytes = wishes.size_bytes
+    if size_bytes and round_up(size_bytes, stored.block_bytes) == stored.size_bytes:
+        size_bytes = None
     compared = (
         ("--region", wishes.kind, stored.kind),
         ("--page-size", wishes.page_bytes, stored.block_bytes),
-        ("--size", size_bytes and round_up(size_bytes, stored.block_bytes), stored.size_bytes),
+        ("--size", size_bytes, stored.size_bytes),
         ("--dax-dir", dax_dir, stored.dax_dir),
         ("--numa-node", wishes.numa_node, stored.numa_node),
         ("--huge", wishes.huge, stored.huge),
     )
     for option, wanted, there in compared:
         if wanted is not None and wanted != there:
+            has = f"without {option}" if there is None else f"with {option} {_shown(there)}"
             raise UsageError(
-                f"instance {stored.name} exists with {option} {_shown(there)}, not {_shown(wanted)}",
+                f"instance {stored.name} exists {has}, not {_shown(wanted)}",
                 hint=f"leave {option} out to use what is there, or give another --name",
             )
 

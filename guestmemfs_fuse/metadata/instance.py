@@ -143,11 +143,17 @@ def all_instances() -> list[Instance | BrokenInstance]:
         names = sorted(os.listdir(run_dir()))
     except FileNotFoundError:
         return []
-    return [_open(name) for name in names if valid_name(name) and _is_entry(_home(name))]
+    opened = [_open(name) for name in names if valid_name(name) and _is_entry(_home(name))]
+    # What was destroyed while we looked is not there, rather than broken.
+    return [each for each in opened if isinstance(each, Instance) or _is_entry(_home(each.name))]
 
 
 def _is_entry(path: str) -> bool:
-    return stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFDIR, stat.S_IFLNK)
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
 
 
 def _open(name: str) -> Instance | BrokenInstance:

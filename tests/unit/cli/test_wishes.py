@@ -71,9 +71,10 @@ def test_more_than_the_node_has_is_refused() -> None:
     ("wishes", "message"),
     [
         ({"size_bytes": 66 * MIB}, "exists with --size 64M, not 66M"),
+        ({"size_bytes": 4096}, "exists with --size 64M, not 4K"),
         ({"kind": "memfd"}, "exists with --region tmpfs, not memfd"),
         ({"page_bytes": GIB}, "exists with --page-size 2M, not 1G"),
-        ({"numa_node": 0}, "exists with --numa-node None, not 0"),
+        ({"numa_node": 0}, "exists without --numa-node, not 0"),
     ],
 )
 def test_an_option_that_contradicts_what_is_there_names_it(wishes: dict[str, object], message: str) -> None:

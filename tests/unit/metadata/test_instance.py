@@ -300,6 +300,14 @@ def test_everything_registered_is_listed_also_what_is_broken(tmp_path: Path, run
         instance.find("empty")
 
 
+def test_an_instance_that_is_destroyed_meanwhile_is_not_listed(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("stays", tmp_path / "m")
+    monkeypatch.setattr(os, "listdir", lambda path: ["goes", "stays"])
+    assert [each.name for each in instance.all_instances()] == ["stays"]
+
+
 def test_an_unknown_target_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownTargetError, match="no instance nowhere"):
         instance.find("nowhere")
