@@ -13,6 +13,7 @@ from typing import Final
 
 import pyfuse3
 
+from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import NAME_MAX_BYTES
 from guestmemfs_fuse.region.base import Region
@@ -26,6 +27,31 @@ _ENTRY_BYTES: Final = 32
 
 def attributes_of(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
     """All attributes of an inode; memory figures come from the kernel, not from what we remember."""
+    entry = _remembered(inode, region)
+    if inode.is_file:
+        allocated_bytes = region.stat(inode).allocated_bytes
+        entry.st_blocks = allocated_bytes // 512
+        if allocated_bytes < inode.size_bytes:
+            # A guest that touches a hole fills it without anybody asking us: only st_blocks changes.
+            entry.attr_timeout = 0
+    return entry
+
+
+def listed_attributes_of(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
+    """As attributes_of, for a listing: a file whose memory is gone is fsck's business, and hides no other.
+
+    Whoever asks for that file itself gets the error.
+    """
+    try:
+        return attributes_of(inode, region)
+    except FsError:
+        entry = _remembered(inode, region)
+        entry.entry_timeout = entry.attr_timeout = 0
+        return entry
+
+
+def _remembered(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
+    """What does not depend on memory."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(inode.ino)
     entry.generation = 0
@@ -39,13 +65,7 @@ def attributes_of(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
     entry.st_size = inode.size_bytes
     entry.st_blksize = region.block_bytes
     entry.st_blocks = 0
-    if inode.is_file:
-        allocated_bytes = region.stat(inode).allocated_bytes
-        entry.st_blocks = allocated_bytes // 512
-        if allocated_bytes < inode.size_bytes:
-            # A guest that touches a hole fills it without anybody asking us: only st_blocks changes.
-            entry.attr_timeout = 0
-    elif inode.directory is not None:
+    if inode.directory is not None:
         entry.st_size = _ENTRY_BYTES * (2 + len(inode.directory))
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns

@@ -33,7 +33,7 @@ from guestmemfs_fuse.core.lookup import directory_of, inode_of, lookup
 from guestmemfs_fuse.core.types import NO_REQUEST, Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.ledger import Origin
-from guestmemfs_fuse.fuse.attributes import absent, attributes_of, statfs_of
+from guestmemfs_fuse.fuse.attributes import absent, attributes_of, listed_attributes_of, statfs_of
 from guestmemfs_fuse.fuse.errno_map import errno_of
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class GuestOperations(pyfuse3.Operations):
             if cookie > start_id and not pyfuse3.readdir_reply(token, name, self._attributes(ino), cookie):
                 return
         for cookie, name, ino in directory.after(start_id):
-            entry = attributes_of(state.inodes[ino], self._engine.region)
+            entry = listed_attributes_of(state.inodes[ino], self._engine.region)
             if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 return
 
