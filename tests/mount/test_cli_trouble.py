@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.cli import sight
 from guestmemfs_fuse.core.errors import ExitCode
 from guestmemfs_fuse.linux import mount, mountinfo, process
 from tests.cli import Guestmemfs, Instance
@@ -30,6 +31,8 @@ def _kill_both(instance: Instance) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     _wait_until_dead(*pids)
+    # A process of several threads counts as dead before the last one has let go of the descriptors.
+    assert sight.wait_until(lambda: not sight.is_locked(str(instance.state_dir / "lock")), 10)
 
 
 def _traces(guestmemfs: Guestmemfs) -> list[str]:
