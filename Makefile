@@ -70,7 +70,7 @@ test-kexec: setup ## A guest goes through a real kexec on a stock kernel, RAM on
 
 test-kexec-luo: kernel ## The same with a memfd region and /dev/liveupdate (VM, kernel of make kernel)
 	scripts/vm-setup
-	$(PYTEST) -s $(PYTEST_OPTIONS) -m vm_luo tests/vm/test_luo.py tests/vm/test_kexec_luo.py
+	$(PYTEST) -s $(PYTEST_OPTIONS) -m vm_luo tests/vm/test_luo.py tests/vm/test_kexec_luo.py tests/vm/test_survival.py
 
 kernel: setup ## Build a kernel with the live update orchestrator (once, some ten minutes, cached outside)
 	scripts/build-luo-kernel
