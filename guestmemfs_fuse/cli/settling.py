@@ -15,7 +15,7 @@ from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.metadata.instance import Instance
 
-SETTLES_WITHIN_S = patient(10.0)
+SETTLES_WITHIN_S = patient(20.0)
 
 
 def settled(instance: Instance, timeout_s: float | None = None) -> sight.Sight:

@@ -16,9 +16,11 @@ from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError
 from guestmemfs_fuse.handover.launch import wait_holder_gone
 from guestmemfs_fuse.linux import mount, mountinfo
 from guestmemfs_fuse.linux.mountinfo import MountEntry
+from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.metadata.instance import Instance
 
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = patient(20.0)
+"""An exit takes a moment; on a host that is busy with other things ten seconds were not enough."""
 _PING_S = 5.0
 
 
