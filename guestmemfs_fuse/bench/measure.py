@@ -60,10 +60,15 @@ def cost_ratios(samples: Sequence[float], control: Sequence[float], better: Bett
 
 
 def turns(contenders: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, contender): all of them in every round, another one first each time."""
+    """(round, contender): all of them in every round, another one first each time.
+
+    Every second round goes the other way round: what one leaves behind (memory, caches) must not always
+    fall to the same other one.
+    """
     for number in range(rounds):
         shift = number % len(contenders)
-        for name in (*contenders[shift:], *contenders[:shift]):
+        others = [*contenders[shift + 1 :], *contenders[:shift]]
+        for name in (contenders[shift], *(reversed(others) if number % 2 else others)):
             yield number, name
 
 

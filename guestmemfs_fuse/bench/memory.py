@@ -7,6 +7,7 @@ filesystem in between, so whatever differs is the filesystem's doing.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,15 +31,33 @@ ALL_HUGE = Target("no 4K page anywhere", 1.0, "figure", at_least=True)
 
 _MMAP_REPEATS = 300
 _PASSES = 3
+_FREE_WITHIN_S, _POLL_S = 5.0, 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """fresh: makes a new file of that many bytes that nobody has touched; its path to map, and to remove."""
+    """One kind of file.
+
+    fresh: makes a new file of that many bytes that nobody has touched; its path to map, and to remove.
+    root: of the filesystem its memory is in.
+    """
 
     name: str
     page_bytes: int
+    root: Path
     fresh: Callable[[int], tuple[Path, Path]]
+
+    def remove(self, path: Path) -> None:
+        """Remove such a file, and wait until its memory is free: the next one shall be made of the same."""
+        used = path.stat().st_blocks * 512
+        before = os.statvfs(self.root)
+        path.unlink()
+        deadline = time.monotonic() + _FREE_WITHIN_S
+        while time.monotonic() < deadline:
+            now = os.statvfs(self.root)
+            if (now.f_bfree - before.f_bfree) * now.f_bsize >= used:
+                return
+            time.sleep(_POLL_S)
 
 
 def measure(bench: Bench, scale: Scale) -> Area:
@@ -68,14 +87,22 @@ def _contenders(bench: Bench, most_bytes: int, out: Collector) -> Iterator[list[
         small_path = bench.tmpfs("small", f"size={room_bytes},huge=never")
         stack.callback(bench.umount, small_path)
         found = [
-            Contender(OURS, HUGE_PAGE_BYTES, lambda size: _on_mount(ours, size, directly=False)),
-            Contender(DIRECT, HUGE_PAGE_BYTES, lambda size: _on_mount(ours, size, directly=True)),
-            Contender(SMALL, SMALL_PAGE_BYTES, lambda size: _allocated(small_path / "file", size)),
+            Contender(
+                OURS, HUGE_PAGE_BYTES, ours.region_path, lambda size: _on_mount(ours, size, directly=False)
+            ),
+            Contender(
+                DIRECT, HUGE_PAGE_BYTES, ours.region_path, lambda size: _on_mount(ours, size, directly=True)
+            ),
+            Contender(
+                SMALL, SMALL_PAGE_BYTES, small_path, lambda size: _allocated(small_path / "file", size)
+            ),
         ]
         try:
             huge_path = stack.enter_context(bench.hugetlbfs("huge", most_bytes))
             found.append(
-                Contender(HUGETLB, HUGE_PAGE_BYTES, lambda size: _extended(huge_path / "file", size))
+                Contender(
+                    HUGETLB, HUGE_PAGE_BYTES, huge_path, lambda size: _extended(huge_path / "file", size)
+                )
             )
         except GuestmemfsError as error:
             out.leave_out(f"{HUGETLB}: {error}")
@@ -113,6 +140,10 @@ def _small_operations(bench: Bench, scale: Scale, contenders: list[Contender], o
             return bench.run("memory", op, path, size_bytes, threads, repeat, **page)
 
         figures: dict[str, float] = {}
+        # The first file is for nothing: whoever comes after others gets memory that they have not warmed.
+        path, remove = contender.fresh(size_bytes)
+        tool("populate", path, many, 1)
+        contender.remove(remove)
         for name, threads in (("first_touch", 1), ("first_touch_parallel", many)):
             path, remove = contender.fresh(size_bytes)
             figures[name] = tool("populate", path, threads, 1)["populate_ns"] / gibibytes
@@ -123,7 +154,7 @@ def _small_operations(bench: Bench, scale: Scale, contenders: list[Contender], o
                 figures["faults_parallel"] = tool("faults", path, many, 1)["faults_per_s"]
                 figures |= tool("read", path, 1, _PASSES) | tool("write", path, 1, _PASSES)
                 figures |= tool("coverage", path, 1, 1)
-            os.unlink(remove)
+            contender.remove(remove)
         return figures
 
     samples = _interleaved(scale, contenders, one, out, "memory operations")
@@ -157,7 +188,7 @@ def _random(bench: Bench, scale: Scale, contenders: list[Contender], size_bytes:
             if contender.name == DIRECT:
                 continue
             paths[contender.name], remove = contender.fresh(size_bytes)
-            stack.callback(os.unlink, remove)
+            stack.callback(contender.remove, remove)
         ours = Instance(bench, "memory", paths[OURS].parent)
         paths[DIRECT] = ours.backing_path(paths[OURS])
 
