@@ -23,6 +23,7 @@ from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.fuse.operations import GuestOperations
 from guestmemfs_fuse.metadata.files import DirectoryFiles
 from guestmemfs_fuse.metadata.store import Store
+from guestmemfs_fuse.region.huge_policy import HugePolicy
 from guestmemfs_fuse.region.tmpfs import TmpfsRegion
 
 _BLOCK_BYTES = 2 << 20
@@ -71,6 +72,7 @@ class PlainOperations(GuestOperations):
 async def serve(region_dir: str, mountpoint: str, size_bytes: int) -> None:
     """Make an empty instance in region_dir and serve it at mountpoint until it is unmounted."""
     region = TmpfsRegion(region_dir, size_bytes, _BLOCK_BYTES)
+    region.huge_policy = HugePolicy("prefer")
     files = DirectoryFiles(region.metadata_path)
     state = new_state(region_bytes=size_bytes, block_bytes=_BLOCK_BYTES, now_ns=0, extents=False)
     region.attach(state)
