@@ -10,7 +10,7 @@ SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py script
 	scripts/scale.py scripts/scale_mount.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-kexec test-kexec-luo kernel
+.PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-vm test-kexec test-kexec-luo kernel
 
 help: ## Explain every target (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,9 @@ setup: ## Install what is missing: apt packages, .venv with the package, the gue
 demo: setup ## The main job on a real QEMU guest, narrated and measured (root)
 	@$(PYTHON) scripts/demo.py
 
-test: setup check ## The whole fast suite: check, then unit, mount and guest tests (root)
-	$(PYTEST) $(PYTEST_OPTIONS) tests/unit tests/mount tests/guest
+test: setup check ## The whole fast suite: check, then unit, mount, guest and VM tests, a kexec among them (root)
+	scripts/vm-setup
+	$(PYTEST) $(PYTEST_OPTIONS) tests/unit tests/mount tests/guest tests/vm
 
 check: setup ## Formatting, lint, types, and the direction of imports
 	$(PYTHON) -m ruff format --check $(SOURCES)
@@ -64,9 +65,13 @@ libvirt: setup ## A domain of a real libvirtd on a mount (root; installs libvirt
 	scripts/libvirt-setup
 	$(PYTEST) $(PYTEST_OPTIONS) -m libvirt tests/mount
 
+test-vm: setup ## All VM tests on stock kernels, also those `make test` leaves out (root, half an hour)
+	scripts/vm-setup
+	GUESTMEMFS_VM_TESTS=all $(PYTEST) $(PYTEST_OPTIONS) tests/vm
+
 test-kexec: setup ## A guest goes through a real kexec on a stock kernel, RAM on fsdax (VM, some minutes)
 	scripts/vm-setup
-	$(PYTEST) -s $(PYTEST_OPTIONS) -m vm_full tests/vm/test_kexec_dax.py
+	$(PYTEST) -s $(PYTEST_OPTIONS) tests/vm/test_kexec_dax.py
 
 test-kexec-luo: kernel ## The same with a memfd region and /dev/liveupdate (VM, kernel of make kernel)
 	scripts/vm-setup

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -65,6 +66,9 @@ def _hugepages_in_use() -> dict[str, int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background with SIGINT ignored, and every child would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A short path: unix socket addresses end at 107 bytes. Every child inherits it and is known by it.
     directory = Path(tempfile.mkdtemp(prefix="gm-"))
     os.environ[SESSION_VARIABLE] = str(directory)

@@ -15,8 +15,6 @@ from .blackout import blackout, shown
 from .inside_kexec import GUEST_MIB, REGION_MIB
 from .rig import VmResult, run_in_vm
 
-pytestmark = pytest.mark.vm_full
-
 _RUN = ".venv/bin/python -m tests.vm.inside_kexec dax"
 
 

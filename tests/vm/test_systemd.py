@@ -20,7 +20,6 @@ from tests.require import require
 from .kernels import REPO
 from .rig import VmResult, run_in_vm
 
-pytestmark = pytest.mark.vm_full
 HERE = Path(__file__).parent
 STALL_S = 240.0
 """How long a call may wait for the next daemon: emulated, on a busy host. Natively it is under a second."""
