@@ -67,7 +67,7 @@ def run_in_vm(
     files: Mapping[str, bytes | str] | None = None,
     env: Mapping[str, str] | None = None,
     qemu_args: Sequence[str] = (),
-    between: Literal["kexec", "reboot"] = "kexec",
+    between: Literal["kexec", "reboot", "soft-reboot"] = "kexec",
     disk_mib: int = 0,
     timeout_s: float = 120.0,
     check: bool = True,
@@ -82,7 +82,8 @@ def run_in_vm(
     init        "systemd": PID 1 is systemd and the script a service after basic.target
     files       put into $VM_IN; whatever the scripts leave in $VM_OUT is in VmResult.files
     env         more environment for the scripts
-    between     "reboot": a phase that exits 0 reboots the machine, and the firmware boots the next one
+    between     "reboot": a phase that exits 0 reboots the machine, and the firmware boots the next one;
+                "soft-reboot": the kernel stays, and systemd (254 or later) starts userspace anew
     disk_mib    changes to the root go to a disk of this size instead of memory, and outlive a reboot
     timeout_s   for all phases together, waiting for another machine on this host not included
     check       False: return a failed phase as a result (the last one) instead of raising VmTestFailed
