@@ -28,6 +28,12 @@ def pool_pages() -> int:
     return int(POOL.read_text())
 
 
+def available_pages() -> int:
+    """Pages of the pool that nobody has or was promised."""
+    free, promised = (int((POOL.parent / f"{each}_hugepages").read_text()) for each in ("free", "resv"))
+    return max(0, free - promised)
+
+
 @pytest.fixture
 def quiet_pool() -> Iterator[int]:
     """The size of the pool, which nobody else changes until the end; it must be that again by then."""
@@ -74,9 +80,10 @@ def test_reserving_more_than_the_host_has_is_refused_and_the_pool_stays(
 def test_reserve_adds_what_is_missing_and_destroy_takes_exactly_that_out(
     guestmemfs: Guestmemfs, quiet_pool: int
 ) -> None:
+    missing = max(0, PAGES - available_pages())
     guestmemfs.run(*mount_args(guestmemfs, "--reserve"))
     added = pool_pages() - quiet_pool
-    assert 0 < added <= PAGES
+    assert added == missing
     assert record(guestmemfs) == {"pages": added, "floor": None}
     status = guestmemfs.json("status", "huge")["region"]
     hugetlb = status["hugetlb"]
@@ -117,8 +124,7 @@ def test_a_mount_that_fails_gives_the_pages_back_at_once(
 
 def test_destroy_gives_back_what_a_killed_mount_had_taken(guestmemfs: Guestmemfs, quiet_pool: int) -> None:
     """Killed at the moment the pool has grown, whatever is written down by then."""
-    free, promised = ((POOL.parent / f"{each}_hugepages").read_text() for each in ("free", "resv"))
-    pages = max(0, int(free) - int(promised)) + PAGES  # more than there are, so that it has to grow
+    pages = available_pages() + PAGES  # more than there are, so that it has to grow
     child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
     assert wait_until(lambda: pool_pages() > quiet_pool or child.poll() is not None, 30)
     assert child.poll() is None, child.communicate()
