@@ -27,6 +27,7 @@ NO_WAKEUPS = Target("none", 0, "figure")
 
 FEW_FILES, MANY_FILES = 10, 100_000
 _SETTLE_S = 0.5
+_WORKERS_END_S = 15.0
 
 
 def measure(bench: Bench, scale: Scale) -> Area:
@@ -111,6 +112,8 @@ def _idle(bench: Bench, scale: Scale, out: Collector) -> None:
     pids = _pids(instance)
     time.sleep(_SETTLE_S)
     bench.say(f"lifecycle: doing nothing for {scale.idle_s:g} s")
+    for pid in pids.values():
+        processes.wait_for_one_thread(pid, _WORKERS_END_S)
     before = {role: processes.activity(pid) for role, pid in pids.items()}
     time.sleep(scale.idle_s)
     after = {role: processes.activity(pid) for role, pid in pids.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def memory(pid: int) -> MemoryUse:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE))
     return MemoryUse(int(found["Rss"]) * 1024.0, int(found["Pss"]) * 1024.0)
+
+
+def wait_for_one_thread(pid: int, timeout_s: float) -> None:
+    """Until only the main thread is left: trio ends its workers when they had nothing to do for 10 s.
+
+    What threads did is counted with them, and a thread that ends in between would take its count along.
+    Returns at timeout_s all the same. Raises OSError when there is no such process.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while len(os.listdir(f"/proc/{pid}/task")) > 1 and time.monotonic() < deadline_s:
+        time.sleep(0.1)
 
 
 def activity(pid: int) -> Activity:
