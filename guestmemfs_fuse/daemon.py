@@ -21,7 +21,6 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from enum import Enum
 from typing import Final
 
@@ -32,7 +31,8 @@ import pyfuse3
 import trio
 
 from guestmemfs_fuse.control import health
-from guestmemfs_fuse.control.handlers import Args, Handlers, argument
+from guestmemfs_fuse.control.handlers import Args
+from guestmemfs_fuse.control.instance import InstanceHandlers
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import DaemonError, FsError, GuestmemfsError, InstanceBusyError
@@ -40,7 +40,7 @@ from guestmemfs_fuse.engine import resizing
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
-from guestmemfs_fuse.fuse import session
+from guestmemfs_fuse.fuse import device, session
 from guestmemfs_fuse.fuse.connection import Connection, MountGoneError, connect
 from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
 from guestmemfs_fuse.fuse.kernel import FuseKernel
@@ -49,14 +49,13 @@ from guestmemfs_fuse.fuse.phase import Ended
 from guestmemfs_fuse.fuse.relay import Relay
 from guestmemfs_fuse.handover import fdnames, journal
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds, watchdog_interval_s
-from guestmemfs_fuse.handover.launch import daemon_argv, holder_pid
+from guestmemfs_fuse.handover.launch import daemon_argv
 from guestmemfs_fuse.handover.luo_preserve import Preservation
 from guestmemfs_fuse.handover.restart_policy import EXIT_COME_BACK
 from guestmemfs_fuse.handover.successor import Handover, Successor, Word
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
-from guestmemfs_fuse.region import memfd
 
 light_imports.done()
 
@@ -98,7 +97,6 @@ class Daemon:
         self._notifier = notifier
         self._fds = fds
         self._word = word
-        self._stall_ns: int | None = None
         self._run_state = RunState.STARTING
         self._leave = trio.Event()
         self._handing_over = False
@@ -148,10 +146,16 @@ class Daemon:
         listeners = self._fds.get(fdnames.CONTROL, [])
         self._listener = adopt_listener(listeners[0]) if listeners else bind_listener(self._paths.state_dir)
         self._cleanup.callback(self._listener.close)
-        self._handlers = Handlers(self._engine)
-        own = {"ping": self._ping, "status": self._status, "restart": self._restart, "resize": self._resize}
-        own |= {"preserve": self._preserve, "thaw": self._thaw}
-        self._server = ControlServer(self._listener, {**self._handlers.table(), **own})
+        self._handlers = InstanceHandlers(
+            self._config,
+            self._paths,
+            self._engine,
+            storage,
+            self._preservation,
+            self._notifier,
+            self._relay.statistics,
+        )
+        self._server = ControlServer(self._listener, {**self._handlers.table(), "restart": self._restart})
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -166,7 +170,7 @@ class Daemon:
             nursery.start_soon(self._feed_watchdog)
             self._run_state = RunState.SERVING
             if self._word is not None:
-                self._stall_ns = time.monotonic_ns() - self._word.drained_ns
+                self._handlers.stall_ns = time.monotonic_ns() - self._word.drained_ns
             self._notifier.ready()
             log.info("serving %s, generation %d", self._config.mountpoint, self._engine.state.generation)
             if not self._engine.kernel.has_passthrough:
@@ -246,64 +250,15 @@ class Daemon:
     async def _obey_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
+                if not device.is_connected(self._connection.fd):
+                    log.info("told to go when the mount is gone already")
+                    return  # the relay sees its end as well, and ends us as after any unmount
                 log.info("told to go by %s; the connection stays in the store", signal.Signals(number).name)
                 await self._relay.drain(_DRAIN_S)
                 self._exit_status = EXIT_COME_BACK
                 self._leave.set()
 
-    # -- operations about the daemon itself -----------------------------------------------------------
-
-    async def _ping(self, args: Args, progress: Progress) -> object:
-        state = self._engine.state
-        return {
-            "pid": os.getpid(),
-            "generation": state.generation,
-            "state": "frozen" if state.frozen else "serving",
-            "stall_ns": self._stall_ns,
-            "passthrough": self._engine.kernel.has_passthrough,
-        }
-
-    async def _status(self, args: Args, progress: Progress) -> object:
-        state = self._engine.state
-        counters = {**asdict(self._engine.statistics()), "relay": asdict(self._relay.statistics())}
-        return {
-            "name": self._config.name,
-            "mountpoint": self._config.mountpoint,
-            "state": "frozen" if state.frozen else "serving",
-            "daemon_pid": os.getpid(),
-            "holder_pid": self._holder_pid(),
-            "generation": state.generation,
-            "read_only": self._storage.store.read_only,
-            **await self._handlers.report(),
-            "counters": counters,
-            "journal": asdict(self._storage.store.statistics()),
-        }
-
-    def _holder_pid(self) -> int | None:
-        """Who keeps our descriptors: the holder, or systemd (PID 1)."""
-        if not self._notifier.present:
-            return None
-        return holder_pid(self._paths.state_dir) or 1
-
-    async def _resize(self, args: Args, progress: Progress) -> object:
-        """{size_bytes} -> {old_bytes, new_bytes}: the region's size, in whole blocks."""
-        old_bytes = self._engine.state.region_bytes
-        new_bytes = await resizing.resize_region(self._engine, argument(args, "size_bytes", int))
-        self._config = resizing.save(self._config, new_bytes, self._paths.state_dir)
-        return {"old_bytes": old_bytes, "new_bytes": new_bytes}
-
-    async def _preserve(self, args: Args, progress: Progress) -> object:
-        """{abort, by_store} -> {session, files, took_ms}: have the region carried by a kexec, or undo it."""
-        if argument(args, "abort", bool):
-            return await self._preservation.abort(self._engine)
-        files = {int(ino): fd for ino, fd in memfd.file_fds(self._storage.region.handover_fds()).items()}
-        by_store = args.get("by_store") is True
-        return await self._preservation.preserve(self._engine, files, by_store=by_store)
-
-    async def _thaw(self, args: Args, progress: Progress) -> object:
-        """{} -> as control/handlers, unless a live update is under way."""
-        self._preservation.require_thawable()
-        return await self._handlers.thaw(args, progress)
+    # -- being replaced -----------------------------------------------------------
 
     async def _restart(self, args: Args, progress: Progress) -> object:
         """{} -> {successor_pid}, once it is ready to take over; until then we go on serving."""
