@@ -59,7 +59,8 @@ def test_a_users_attributes_end_at_the_limit_and_roots_do_not(fs: Mounted) -> No
         t.alice.removexattr("d/0", "user.a")
         assert patient(t.alice, f"d/{full}") == "ok"
         t.alice.unlink("d/1")
-        assert patient(t.alice, "d/0") == "ok"
+        # What it carried counts until the kernel's FORGET, which a caller may overtake (docs/semantics.md)
+        soon(lambda: patient(t.alice, "d/0") == "ok")
 
 
 def test_a_deep_tree(fs: Mounted) -> None:
