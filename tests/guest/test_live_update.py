@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,18 +18,11 @@ from guestmemfs_fuse.vm.restore import restore
 from guestmemfs_fuse.vm.save import SaveReport, save
 from tests.cli import Guestmemfs, Instance
 from tests.guest.measure import checksum, mapping_of, uncached_stat, write_pattern
-from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
+from tests.guest.rig import BootFiles, Guest, wait_until
 from tests.guest.watch import Watch
-from tests.require import require
 
 GUEST_MIB = 128
 RECOVERY_TIMEOUT_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def boot() -> BootFiles:
-    require(shutil.which(QEMU), f"{QEMU} (run scripts/setup)")
-    return boot_files()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from guestmemfs_fuse.vm.monitor import connect
 from guestmemfs_fuse.vm.restore import restore
 from guestmemfs_fuse.vm.save import SaveReport, save
 from tests.cli import COMMAND, Guestmemfs, Instance
-from tests.guest.rig import QEMU, BootFiles, Guest, boot_files
-from tests.require import require
+from tests.guest.rig import BootFiles, Guest
 from tests.zoo.rig import PAGE_BYTES, huge_pages
 
 GUEST_MIB = 96
@@ -30,12 +28,6 @@ class RunGuest(Guest):
 
     def command(self, *, is_shared: bool = True) -> list[str]:
         return [str(COMMAND), "run", "--", *super().command(is_shared=is_shared)]
-
-
-@pytest.fixture(scope="module")
-def boot() -> BootFiles:
-    require(shutil.which(QEMU), f"{QEMU} (run scripts/setup)")
-    return boot_files()
 
 
 @pytest.fixture

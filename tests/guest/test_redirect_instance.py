@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import COMMAND, Guestmemfs, Instance
-from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
+from tests.guest.rig import BootFiles, Guest, wait_until
 from tests.require import require
 from tests.zoo.rig import PAGE_BYTES, Build, huge_pages
 
@@ -158,12 +158,6 @@ class PlainGuest(Guest):
             at = command.index(option)
             del command[at : at + 2]
         return [*self.launcher, *command, "-machine", "pc,mem-merge=off", "-mem-path", str(self.memory_path)]
-
-
-@pytest.fixture(scope="module")
-def boot() -> BootFiles:
-    require(shutil.which(QEMU), QEMU)
-    return boot_files()
 
 
 def test_the_ram_of_plain_mem_path_is_in_the_file_and_qemu_is_let_go(

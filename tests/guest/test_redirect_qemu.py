@@ -6,15 +6,13 @@ The region is a real hugetlbfs; the FUSE mount is played by a tmpfs and the daem
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
-from tests.require import require
+from tests.guest.rig import BootFiles, Guest, wait_until
 from tests.zoo import rig
 from tests.zoo.rig import PAGE_BYTES, FakeMount
 
@@ -22,12 +20,6 @@ SIZE_MIB = 128
 PAGES = SIZE_MIB * (1 << 20) // PAGE_BYTES
 LET_GO_S = 20.0
 SCATTERED = ((40, 24), (0, 8), (70, 32))
-
-
-@pytest.fixture(scope="module")
-def boot() -> BootFiles:
-    require(shutil.which(QEMU), QEMU)
-    return boot_files()
 
 
 @pytest.fixture

@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Guestmemfs, Instance
-from tests.guest.rig import QEMU, BootFiles, Guest, boot_files, wait_until
-from tests.require import require
+from tests.guest.rig import BootFiles, Guest, wait_until
 
 GUEST_MIB = 128
-
-
-@pytest.fixture(scope="module")
-def boot() -> BootFiles:
-    require(shutil.which(QEMU), f"{QEMU} (run scripts/setup)")
-    return boot_files()
 
 
 @pytest.fixture

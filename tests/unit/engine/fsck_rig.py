@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
+from typing import Self
 from uuid import UUID
 
 from guestmemfs_fuse.core import commands as cmd
@@ -14,7 +16,7 @@ from guestmemfs_fuse.core.state import Inode, State, new_state
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import fsck_offline
 from guestmemfs_fuse.engine.fsck import Result
-from guestmemfs_fuse.metadata import store
+from guestmemfs_fuse.metadata import journal, store
 from guestmemfs_fuse.metadata.store import Store
 from guestmemfs_fuse.region.base import BackingStat
 from tests.unit.engine.fakes import BLOCK, MemoryRegion
@@ -90,6 +92,36 @@ class Stopped:
         assert result.unrepaired == ()
         assert self.fsck().clean, self.fsck().findings
         return self.stored()
+
+
+class Grown(Stopped):
+    """Several segments: /late (3 blocks) is in the second one, /last in the third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store.rotate()
+        self.late = self.make(b"late")
+        self.resize(self.late, 3 * BLOCK)
+        self.store.rotate()
+        self.make(b"last")
+
+    def with_files(self, contents: Mapping[str, bytes]) -> Self:
+        """Replace metadata files."""
+        for name, content in contents.items():
+            self.files.put(name, content)
+        return self
+
+
+def segments(there: Stopped) -> list[str]:
+    """The names of the journal's segments, oldest first."""
+    return [journal.segment_name(first) for first in journal.segments(there.files)]
+
+
+def flip(files: MemoryFiles, name: str, at: int) -> None:
+    """Damage one byte."""
+    data = bytearray(files.read(name))
+    data[at] ^= 0xFF
+    files.put(name, bytes(data))
 
 
 def lookup(state: State, *names: bytes) -> Ino | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
 from uuid import UUID
 
 import pytest
@@ -12,36 +10,13 @@ import pytest
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import CorruptMetadataError, MetadataError
 from guestmemfs_fuse.core.records import Made
-from guestmemfs_fuse.core.state import State
-from guestmemfs_fuse.core.types import ROOT_INO, Ino
+from guestmemfs_fuse.core.types import ROOT_INO
 from guestmemfs_fuse.engine import fsck_metadata
 from guestmemfs_fuse.metadata import journal, snapshot, store
-from guestmemfs_fuse.metadata.framing import FRAME_HEADER_BYTES, HEADER_BYTES
 from guestmemfs_fuse.metadata.store import Store
 from tests.unit.engine.fakes import BLOCK
-from tests.unit.engine.fsck_rig import REGION, Stopped, lookup
-from tests.unit.metadata.memory_files import Crash, MemoryFiles, When, crash_at
-
-
-def segments(there: Stopped) -> list[str]:
-    return [journal.segment_name(first) for first in journal.segments(there.files)]
-
-
-def flip(files: MemoryFiles, name: str, at: int) -> None:
-    data = bytearray(files.read(name))
-    data[at] ^= 0xFF
-    files.put(name, bytes(data))
-
-
-def grown() -> Stopped:
-    """Several segments: /late is in the second one, /last in the third."""
-    there = Stopped()
-    there.store.rotate()
-    there.late = there.make(b"late")  # type: ignore[attr-defined]
-    there.resize(there.late, 3 * BLOCK)  # type: ignore[attr-defined]
-    there.store.rotate()
-    there.make(b"last")
-    return there
+from tests.unit.engine.fsck_rig import REGION, Grown, Stopped, flip, lookup, segments
+from tests.unit.metadata.memory_files import MemoryFiles
 
 
 def kinds(there: Stopped) -> list[str]:
@@ -69,7 +44,7 @@ def test_what_an_interrupted_writer_left_is_reported_and_removed() -> None:
 
 
 def test_damage_in_the_middle_is_named_and_only_repair_falls_back() -> None:
-    there = grown()
+    there = Grown()
     second = segments(there)[1]
     flip(there.files, second, 70)
     before = {name: there.files.read(name) for name in there.files.names()}
@@ -83,8 +58,7 @@ def test_damage_in_the_middle_is_named_and_only_repair_falls_back() -> None:
 
 
 def test_falling_back_keeps_the_memory_of_files_it_knows_nothing_of() -> None:
-    there = grown()
-    late: Ino = there.late  # type: ignore[attr-defined]
+    there = Grown()
     flip(there.files, segments(there)[1], 70)
     result = there.fsck(repair=True)
     assert result.unrepaired == ()
@@ -93,8 +67,8 @@ def test_falling_back_keeps_the_memory_of_files_it_knows_nothing_of() -> None:
     assert there.fsck().clean
     state = there.stored()
     assert lookup(state, b"d", b"f") == there.f
-    assert lookup(state, b"lost+found", b"#%d" % late) == late
-    assert state.inodes[late].size_bytes == there.region.memory[late] == 3 * BLOCK
+    assert lookup(state, b"lost+found", b"#%d" % there.late) == there.late
+    assert state.inodes[there.late].size_bytes == there.region.memory[there.late] == 3 * BLOCK
     assert any(name.endswith(".damaged") for name in there.files.names()), "the evidence is kept"
 
 
@@ -190,7 +164,7 @@ def test_without_any_snapshot_memory_from_before_the_journal_gets_names() -> Non
     assert [each.kind for each in there.fsck(repair=True).unrepaired] == ["no-metadata"], (
         "nothing at all is left"
     )
-    there = grown()
+    there = Grown()
     for first in journal.segments(there.files)[:1]:
         there.files.unlink(journal.segment_name(first))
     there.files.unlink(snapshot.snapshot_name(0))
@@ -199,7 +173,7 @@ def test_without_any_snapshot_memory_from_before_the_journal_gets_names() -> Non
     for ino in (there.f, there.g):
         assert lookup(state, b"lost+found", b"#%d" % ino) == ino
         assert state.inodes[ino].size_bytes == there.region.sizes[ino]
-    assert lookup(state, b"late") == there.late  # type: ignore[attr-defined]
+    assert lookup(state, b"late") == there.late
 
 
 def test_a_file_whose_new_name_is_in_a_lost_record_is_no_orphan() -> None:
@@ -230,29 +204,6 @@ def test_a_name_that_was_given_again_behind_a_lost_record_loses_neither_file() -
     assert lookup(state, b"g") == again
     assert lookup(state, b"d", b"g2") == there.g
     assert state.inodes[there.g].nlink == 1
-
-
-@pytest.mark.parametrize("length", [1, 3, 40, 300])
-def test_a_hole_of_any_length_anywhere_costs_only_what_was_in_it(length: int) -> None:
-    """Every file has its data and its size; every name whose records are whole leads to it."""
-    whole = grown()
-    late: Ino = whole.late  # type: ignore[attr-defined]
-    contents = {name: whole.files.read(name) for name in whole.files.names()}
-    named = 0
-    for name, content in contents.items():
-        for at in range(52, len(content), 7):
-            there = grown()
-            for each, data in contents.items():
-                there.files.put(each, data)
-            there.files.put(name, content[:at] + bytes(length) + content[at + length :])
-            there.fsck(repair=True)
-            assert there.fsck().clean, (name, at)
-            state = there.stored()
-            for ino, blocks in ((there.f, 2), (there.g, 1), (late, 3)):
-                assert state.inodes[ino].size_bytes == blocks * BLOCK == there.region.memory[ino], (name, at)
-                assert state.inodes[ino].nlink, (name, at)
-            named += lookup(state, b"late") == late
-    assert named > 20
 
 
 @pytest.mark.parametrize(("at", "kind"), [(8, "unknown-format"), (20, "foreign-metadata")])
@@ -290,126 +241,6 @@ def test_no_metadata_and_no_memory_is_an_instance_that_never_began() -> None:
         there.files.unlink(name)
     there.region.sizes.clear()
     assert there.fsck().clean
-
-
-def test_every_flipped_byte_is_found_and_repairing_never_loses_memory() -> None:
-    """The promise of --repair over all single-byte damage: what has memory has a name afterwards."""
-    whole = grown()
-    late: Ino = whole.late  # type: ignore[attr-defined]
-    contents = {name: whole.files.read(name) for name in whole.files.names()}
-    repaired = 0
-    for name, content in contents.items():
-        for at in range(0, len(content), 3):
-            there = grown()
-            for each, data in contents.items():
-                there.files.put(each, data)
-            flip(there.files, name, at)
-            result = there.fsck(repair=True)
-            assert not result.clean, (name, at)
-            if 8 <= at < 12:
-                assert [each.kind for each in result.unrepaired] == ["unknown-format"]
-                continue
-            assert result.unrepaired == (), (name, at, result)
-            assert there.fsck().clean, (name, at)
-            repaired += 1
-            state = there.stored()
-            for ino, blocks in ((there.f, 2), (there.g, 1), (late, 3)):
-                assert there.region.memory[ino] == blocks * BLOCK, (name, at)
-                assert state.inodes[ino].size_bytes == blocks * BLOCK, (name, at)
-                assert state.inodes[ino].nlink, (name, at)
-            if at < HEADER_BYTES:
-                assert image_of(state) == image_of(whole.state), "a header costs nothing"
-    assert repaired > 100
-
-
-def frames_of(data: bytes) -> list[bytes]:
-    """The frames of a file, each with its header."""
-    pieces, at = [], HEADER_BYTES
-    while at < len(data):
-        end = at + FRAME_HEADER_BYTES + int.from_bytes(data[at : at + 4], "little")
-        pieces.append(data[at:end])
-        at = end
-    return pieces
-
-
-def disordered(data: bytes) -> Iterator[bytes]:
-    """Every frame missing, twice, and in its neighbour's place; the file cut in every frame, and empty."""
-    header, frames = data[:HEADER_BYTES], frames_of(data)
-    yield b""
-    yield header[:30]
-    for at, frame in enumerate(frames):
-        before, behind = frames[:at], frames[at + 1 :]
-        yield header + b"".join([*before, *behind])
-        yield header + b"".join([*before, frame, frame, *behind])
-        yield header + b"".join([*before, *behind[:1], frame, *behind[1:]])
-        yield header + b"".join(before) + frame[: len(frame) // 2]
-
-
-def test_disorder_of_every_kind_is_repaired_without_losing_memory() -> None:
-    whole = grown()
-    files = {ino: whole.state.inodes[ino].size_bytes for ino in whole.region.sizes}
-    contents = {name: whole.files.read(name) for name in whole.files.names()}
-    tried = 0
-    for name, content in contents.items():
-        for damaged in disordered(content):
-            if damaged == content:
-                continue
-            there = grown()
-            for each, data in contents.items():
-                there.files.put(each, data)
-            there.files.put(name, damaged)
-            there.fsck(repair=True)
-            assert there.fsck().clean, (name, damaged)
-            state = there.stored()
-            tried += 1
-            for ino, size_bytes in files.items():
-                if size_bytes:
-                    assert there.region.memory[ino] == size_bytes, (name, damaged, ino)
-                    assert state.inodes[ino].size_bytes == size_bytes, (name, damaged, ino)
-                    assert state.inodes[ino].nlink, (name, damaged, ino)
-    assert tried > 30
-
-
-def image_of(state: State) -> list[object]:
-    """Names and what they lead to."""
-    return [
-        (ino, inode.mode, inode.nlink, inode.size_bytes, sorted(inode.directory.items()))
-        if inode.directory is not None
-        else (ino, inode.mode, inode.nlink, inode.size_bytes)
-        for ino, inode in sorted(state.inodes.items())
-    ]
-
-
-def needing_repair(*, damaged: bool) -> Stopped:
-    there = grown()
-    there.region.plant(70, BLOCK, BLOCK)
-    if damaged:
-        flip(there.files, segments(there)[1], 70)
-    there.files.steps = 0
-    return there
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-@pytest.mark.parametrize("when", When)
-def test_killed_at_any_step_of_a_repair_another_run_finishes_it(when: When, damaged: bool) -> None:
-    undisturbed = needing_repair(damaged=damaged)
-    undisturbed.fsck(repair=True)
-    assert undisturbed.files.steps > 5
-    crashes = 0
-    for number in range(1, undisturbed.files.steps + 1):
-        there = needing_repair(damaged=damaged)
-        late: Ino = there.late  # type: ignore[attr-defined]
-        there.files.fault = crash_at(number, when)
-        with suppress(Crash):
-            there.fsck(repair=True)
-        crashes += there.files.dead
-        there.files = there.files.reborn()
-        assert there.fsck(repair=True).unrepaired == (), number
-        state = there.stored()
-        assert lookup(state, b"lost+found", b"#70") == 70
-        assert state.inodes[late].size_bytes == 3 * BLOCK
-        assert lookup(state, b"d", b"f") == there.f
-    assert crashes
 
 
 def test_the_longest_beginning_ends_before_a_transaction_that_does_not_fit() -> None:
