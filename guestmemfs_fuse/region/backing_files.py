@@ -25,13 +25,16 @@ from guestmemfs_fuse.core.errors import (
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import FILE_MAX_BYTES, Extent, Ino, round_down, round_up
 from guestmemfs_fuse.linux import coverage, hwpoison, memory
-from guestmemfs_fuse.region import host_memory, tail
+from guestmemfs_fuse.region import host_memory, huge_policy, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 from guestmemfs_fuse.region.huge_policy import HugePolicy
 
 PIECE_BYTES: Final = 1 << 30
-"""How much is allocated at a time: 2 ms (more where a hypervisor has to find the memory first), after which
-an interrupt is seen. Each piece also costs two looks at the kernel's counters (huge_policy), 0.15 ms."""
+"""How much is allocated at a time: 2 ms (more where a hypervisor has to find the memory first, 0.3 s in small
+pages), after which an interrupt is seen."""
+_STRETCH_BYTES: Final = 4 << 30
+"""After how much it is seen to that the pages are huge (huge_policy): 0.05 ms, and if some are not, all of it
+is gone through."""
 _LARGE_BYTES: Final = 256 << 20
 """From here on it is asked whether the host has the memory, rather than found out."""
 _PMD_BYTES: Final = 2 << 20
@@ -121,25 +124,22 @@ class BackingFiles(ABC):
 
     def _fill_gap(self, fd: int, gap: _Gap, stop: Stop, filled: list[tuple[int, int]]) -> None:
         """Allocate one gap in pieces; what had no memory at all is noted, so that it can be taken back."""
-        for start in range(gap.start, gap.end, PIECE_BYTES):
-            if stop():
-                raise InterruptedFsError("the caller gave up")
-            end = min(gap.end, start + PIECE_BYTES)
-            was_empty = gap.missing_bytes == gap.end - gap.start
-            if was_empty:
-                filled.append((start, end))
-            self._allocate(fd, start, end, was_empty, stop)
-
-    def _allocate(self, fd: int, start: int, end: int, was_empty: bool, stop: Stop) -> None:
-        try:
-            if self.huge_policy is not None:
-                self.huge_policy.allocate(fd, start, end, was_empty, stop)
-            else:
-                memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise RegionFullError("no memory left for this") from error
-            raise
+        was_empty = gap.missing_bytes == gap.end - gap.start
+        policy, seen = self.huge_policy, None
+        for start in range(gap.start, gap.end, _STRETCH_BYTES):
+            end = min(gap.end, start + _STRETCH_BYTES)
+            if policy is not None and was_empty:
+                seen = seen or huge_policy.read_counters()
+            with _no_room_is_full():
+                for at in range(start, end, PIECE_BYTES):
+                    if stop():
+                        raise InterruptedFsError("the caller gave up")
+                    length = min(end - at, PIECE_BYTES)
+                    if was_empty:
+                        filled.append((at, at + length))
+                    memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, at, length)
+                if policy is not None:
+                    seen = policy.see_to(fd, start, end, seen, stop)
 
     def _gaps(self, fd: int, start: int, end: int) -> Iterator[_Gap]:
         """Runs of blocks in [start, end) that lack memory: empty ones, and single blocks that lack some.
@@ -158,6 +158,8 @@ class BackingFiles(ABC):
 
     def _backed_bytes(self, fd: int, start: int, end: int) -> int:
         """How much of a range has memory, used or not. Without cachestat(2) (< 6.5) we cannot tell: all."""
+        if not os.fstat(fd).st_blocks:
+            return 0  # the usual case, a new file: cachestat(2) may wait for statistics of the memory cgroup
         try:
             return coverage.cached_bytes(fd, start, end)
         except OSError as error:
@@ -243,6 +245,16 @@ class BackingFiles(ABC):
         """See Region.huge_bytes."""
         with self._opened(inode.ino) as fd:
             return coverage.file_coverage(fd, inode.size_bytes).huge_bytes
+
+
+@contextmanager
+def _no_room_is_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise RegionFullError("no memory left for this") from error
+        raise
 
 
 def _free(fd: int, ranges: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> None:

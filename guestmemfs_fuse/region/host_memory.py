@@ -6,7 +6,6 @@ it), so we look first. Called by the regions that allocate from the page allocat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 RESERVE_BYTES: Final = 64 << 20
@@ -30,13 +29,9 @@ def total_bytes() -> int:
 
 
 def _field(path: str, name: str) -> int:
-    for words in _words(path):
-        if f"{name}:" in words:
-            return int(words[words.index(f"{name}:") + 1]) * 1024
-    raise LookupError(f"{path} has no {name}")
-
-
-def _words(path: str) -> Iterator[list[str]]:
-    with open(path, encoding="ascii") as lines:
-        for line in lines:
-            yield line.split()
+    """Of a file of lines with `NAME:  KIBIBYTES kB`, less than a page long."""
+    with open(path, "rb", buffering=0) as file:
+        _, found, rest = file.read(1 << 14).partition(b"%b:" % name.encode())
+    if not found:
+        raise LookupError(f"{path} has no {name}")
+    return int(rest.split(maxsplit=1)[0]) * 1024

@@ -14,7 +14,7 @@ nothing is proven, and it is looked at block by block:
   collapsed if need be. A block with the file's end in it is collapsed too, but cannot be measured behind the
   end, so it never makes `require` fail: its memory is allocated in one go like any other's.
 
-Called by region/backing_files in the place of a plain fallocate; any thread.
+Called by region/backing_files around fallocate; any thread.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ HUGE_BYTES: Final = 2 << 20
 _HOPELESS: Final = 16
 """So many blocks in a row without a huge page, and `prefer` tries no more in this allocation."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_READ_BYTES: Final = 1 << 14
 # Busy, no memory, not possible now, cut meanwhile, or lost to a memory error: such a block stays as it is.
 _NOT_NOW: Final = (
     errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINVAL, errno.EFAULT, hwpoison.EHWPOISON,
@@ -54,18 +55,32 @@ class HugeCounters:
         return self.fallen_back == before.fallen_back and self.given - before.given >= blocks
 
 
+_GIVEN: Final = b"\nthp_file_alloc "
+_FALLEN_BACK: Final = (b"\nthp_file_fallback ", b"\nthp_file_fallback_charge ")
+
+
 def read_counters(path: str = "/proc/vmstat") -> HugeCounters:
     """The counters now; all zero on a kernel without transparent huge pages."""
-    with open(path, "rb", buffering=0) as file:
-        raw = file.read(1 << 17)
-    names = (b"thp_file_alloc", b"thp_file_fallback", b"thp_file_fallback_charge")
-    given, *fallen_back = (_value(raw, name) for name in names)
-    return HugeCounters(given, sum(fallen_back))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        raw = os.read(fd, _READ_BYTES)
+        # A page at most is given at a time (seq_read_iter(), fs/seq_file.c), and the file may be longer. What
+        # we want stands together (mm/vmstat.c), and every read counts everything: so no more than needed.
+        while not _has_counters(raw) and (more := os.read(fd, _READ_BYTES)):
+            raw += more
+    finally:
+        os.close(fd)
+    return HugeCounters(_value(raw, _GIVEN), sum(_value(raw, name) for name in _FALLEN_BACK))
+
+
+def _has_counters(raw: bytes) -> bool:
+    at = raw.find(_FALLEN_BACK[-1])
+    return at >= 0 and raw.find(b"\n", at + 1) >= 0
 
 
 def _value(raw: bytes, name: bytes) -> int:
-    at = raw.find(b"\n" + name + b" ")
-    return int(raw[at + len(name) + 2 : raw.index(b"\n", at + 1)]) if at >= 0 else 0
+    at = raw.find(name)
+    return int(raw[at + len(name) : raw.index(b"\n", at + 1)]) if at >= 0 else 0
 
 
 class HugePolicy:
@@ -76,26 +91,30 @@ class HugePolicy:
         self._numa_node = numa_node
         self.small_blocks = 0
 
-    def allocate(self, fd: int, start: int, end: int, was_empty: bool, stop: Stop) -> None:
-        """fallocate(2) with KEEP_SIZE of whole blocks [start, end), in huge pages as far as can be.
+    def see_to(
+        self, fd: int, start: int, end: int, before: HugeCounters | None, stop: Stop
+    ) -> HugeCounters | None:
+        """After fallocate(2) of whole blocks [start, end): have them in huge pages as far as can be.
 
-        was_empty: no byte of it had memory. Raises OSError (ENOSPC, ENOMEM); RegionFullError when they are
-        required and not to be had, InterruptedFsError. What is allocated by then is the caller's to free.
+        before: the counters when no byte of it had memory; None: some had. Returns the counters now, for the
+        next stretch, if they prove it all. Raises OSError (ENOSPC, ENOMEM); RegionFullError when huge pages
+        are required and not to be had, InterruptedFsError. What is allocated by then is the caller's to free.
         """
-        before = read_counters()
-        memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, start, end - start)
         blocks = range(start, end, HUGE_BYTES)
-        if was_empty and read_counters().proves(before, len(blocks)):
-            return
+        if before is not None:
+            after = read_counters()
+            if after.proves(before, len(blocks)):
+                return after
         file_end = os.fstat(fd).st_size
         small = [at for at in blocks if at < file_end and not self._mend(fd, at, file_end)]
         small += self._again(fd, [at for at in blocks if at >= file_end], stop)
         if not small:
-            return
+            return None
         self.small_blocks += len(small)
         if self._is_required:
             raise RegionFullError(f"the host has no huge pages left for {len(small)} of {len(blocks)} blocks")
         log.info("%d of %d blocks that were allocated are in small pages", len(small), len(blocks))
+        return None
 
     def _again(self, fd: int, blocks: list[int], stop: Stop) -> list[int]:
         """Behind the file's end: free and allocate, one by one; returns those that are not proven huge."""
