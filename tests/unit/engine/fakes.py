@@ -6,7 +6,12 @@ import os
 from collections.abc import Iterator
 from itertools import count
 
-from guestmemfs_fuse.core.errors import InterruptedFsError, MetadataWriteError, RegionFullError
+from guestmemfs_fuse.core.errors import (
+    InterruptedFsError,
+    MetadataWriteError,
+    RegionFullError,
+    StaleInodeError,
+)
 from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.core.state import Inode, new_state
 from guestmemfs_fuse.core.types import BackingId, Extent, Ino, round_up
@@ -68,6 +73,8 @@ class MemoryRegion:
         self.memory.pop(inode.ino, None)
 
     def stat(self, inode: Inode) -> BackingStat:
+        if inode.ino not in self.sizes:
+            raise StaleInodeError(f"inode {inode.ino} has no backing file")
         return BackingStat(self.sizes[inode.ino], self.memory[inode.ino])
 
     def extents(self, inode: Inode) -> list[RegionExtent]:

@@ -13,9 +13,11 @@ import trio.testing
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import BusyFsError, InterruptedFsError, MetadataWriteError
+from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import recovery
 from guestmemfs_fuse.engine.gate import Gate
+from guestmemfs_fuse.region.base import Region
 from tests.unit.engine.fakes import BLOCK, Bench
 
 
@@ -145,6 +147,25 @@ def test_regression_memory_of_a_number_never_given_out_is_not_thrown_away() -> N
     bench.region.memory[unknown] = BLOCK
     assert not recovery.discard_stray(bench.engine.state, bench.region, unknown)
     assert bench.region.memory[unknown] == BLOCK
+
+
+def test_regression_a_file_made_and_removed_during_the_sweep_does_not_end_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The scan lists backings beside live traffic; what it took for a stray was gone, and stat raised."""
+    bench, scan = Bench(), recovery.scan
+
+    def scan_beside_traffic(files: list[Inode], region: Region) -> tuple[list[Ino], list[Ino]]:
+        ino = bench.engine.make(cmd.Make(ROOT_INO, b"f", stat.S_IFREG | 0o600, 0, 0))
+        found = scan(files, region)
+        bench.engine.change(cmd.Unlink(ROOT_INO, b"f"))
+        bench.engine.orphans.forgotten([ino])
+        assert ino in found[1] and ino not in bench.region.sizes
+        return found
+
+    monkeypatch.setattr(recovery, "scan", scan_beside_traffic)
+    trio.run(bench.engine.sweep)
+    assert bench.engine.swept.is_set()
 
 
 @pytest.mark.parametrize("origin", [None, Asked(8, pid=os.getpid())], ids=["ours", "truncate"])
