@@ -4,7 +4,8 @@ Owns the listening socket and one task per client. Two safeguards against other 
 (0600, set before it has a name) and the peer's credentials.
 
 Invariants: whatever a client sends or fails to send costs at most one task, one buffer of MAX_REQUEST_BYTES
-and IDLE_TIMEOUT_S; a request that has begun runs to its end even when its client hangs up (a restart must
+and IDLE_TIMEOUT_S, and holds up neither other clients nor the watchdog (places.py; what the daemon asks
+itself needs no place); a request that has begun runs to its end even when its client hangs up (a restart must
 not be cancelled by Ctrl-C of the command). A handler's GuestmemfsError is the client's error; any other
 exception is logged with its traceback and answered as an internal error, and the daemon goes on.
 
@@ -24,6 +25,7 @@ from contextlib import suppress
 
 import trio
 
+from guestmemfs_fuse.control.places import Places
 from guestmemfs_fuse.control.protocol import (
     MAX_REQUEST_BYTES,
     PROTOCOL_VERSION,
@@ -37,7 +39,7 @@ from guestmemfs_fuse.control.protocol import (
     Request,
     encode,
 )
-from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
+from guestmemfs_fuse.core.errors import GuestmemfsError, InstanceBusyError, UnsupportedError, UsageError
 from guestmemfs_fuse.handover.short_path import short_path
 from guestmemfs_fuse.metadata.instance_config import Paths
 
@@ -49,6 +51,7 @@ Handler = Callable[[Mapping[str, object], Progress], Awaitable[object]]
 """Does one operation: (arguments, progress) -> result that msgpack can pack."""
 
 MAX_CLIENTS = 16
+MAX_WAITING = 64
 IDLE_TIMEOUT_S = 30.0
 REPLY_TIMEOUT_S = 30.0
 EVENT_TIMEOUT_S = 1.0
@@ -97,11 +100,15 @@ class ControlServer:
         *,
         allowed_uids: frozenset[int] = ROOT_ONLY,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        privileged_pid: int | None = None,
     ) -> None:
+        """privileged_pid: the process that never waits for a place (default: this one, for the watchdog)."""
         self._listener = trio.socket.from_stdlib_socket(listener)
         self._handlers = handlers
         self._allowed_uids = allowed_uids
         self._idle_timeout_s = idle_timeout_s
+        self._privileged_pid = os.getpid() if privileged_pid is None else privileged_pid
+        self._places = Places(MAX_CLIENTS, MAX_WAITING)
         self._clients = 0
         self._answering = 0
         self._answered = trio.Event()
@@ -117,12 +124,10 @@ class ControlServer:
 
     async def serve(self) -> None:
         """Accept clients until cancelled; requests that run then are cancelled too."""
-        room = trio.Semaphore(MAX_CLIENTS)
         async with trio.open_nursery() as nursery:
             while True:
-                await room.acquire()
                 connection = await self._accept()
-                nursery.start_soon(self._client, trio.SocketStream(connection), room)
+                nursery.start_soon(self._client, trio.SocketStream(connection))
 
     async def _accept(self) -> trio.socket.SocketType:
         while True:
@@ -155,26 +160,30 @@ class ControlServer:
         """After `finish`, when there is no successor after all."""
         self._may_accept.set()
 
-    async def _client(self, stream: trio.SocketStream, room: trio.Semaphore) -> None:
+    async def _client(self, stream: trio.SocketStream) -> None:
         self._clients += 1
         try:
             async with stream:
-                await self._converse(stream)
+                await self._admit(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it hung up; what it asked for was done
         finally:
             self._clients -= 1
             if not self._clients:
                 self._alone.set()
-            room.release()
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _admit(self, stream: trio.SocketStream) -> None:
         try:
-            self._check_peer(stream)
-        except UnsupportedError as error:
+            if self._check_peer(stream) == self._privileged_pid:
+                await self._converse(stream)
+            else:
+                async with self._places.taken():
+                    await self._converse(stream)
+        except (UnsupportedError, InstanceBusyError) as error:
             self._counts["refused"] += 1
             await self._send(stream, ErrorReply.of(error))
-            return
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
         await self._send(stream, Hello())
         decoder = Decoder(MAX_REQUEST_BYTES)
         greeted = False
@@ -205,15 +214,17 @@ class ControlServer:
             self._answered = trio.Event()
             await self._answered.wait()
 
-    def _check_peer(self, stream: trio.SocketStream) -> None:
+    def _check_peer(self, stream: trio.SocketStream) -> int:
+        """The peer's process id."""
         raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _gid = _UCRED.unpack(raw)
         if uid not in self._allowed_uids:
             _log.warning("control: refused process %d of user %d", pid, uid)
             raise UnsupportedError("only root may talk to the daemon", hint="use sudo")
+        return int(pid)
 
     async def _receive(self, stream: trio.SocketStream) -> bytes:
-        with trio.move_on_after(self._idle_timeout_s):
+        with self._places.without_request(self._idle_timeout_s):
             return bytes(await stream.receive_some(1 << 16))
         return b""
 

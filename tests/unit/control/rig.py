@@ -74,13 +74,20 @@ def serving(
     handlers: Mapping[str, Handler] = HANDLERS,
     allowed_uids: frozenset[int] | None = None,
     idle_timeout_s: float = DEADLINE_S,
+    privileged_pid: int = 0,
 ) -> None:
-    """Run body against a server, everything under one deadline."""
+    """Run body against a server, everything under one deadline. privileged_pid: nobody unless given."""
 
     async def main() -> None:
         with bind_listener(str(state_dir)) as listener:
             uids = frozenset({os.geteuid()}) if allowed_uids is None else allowed_uids
-            server = ControlServer(listener, handlers, allowed_uids=uids, idle_timeout_s=idle_timeout_s)
+            server = ControlServer(
+                listener,
+                handlers,
+                allowed_uids=uids,
+                idle_timeout_s=idle_timeout_s,
+                privileged_pid=privileged_pid,
+            )
             with trio.fail_after(DEADLINE_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(server.serve)

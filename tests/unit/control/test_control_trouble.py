@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from guestmemfs_fuse.control import health, places
 from guestmemfs_fuse.control.protocol import (
     ErrorReply,
     Hello,
@@ -15,6 +21,8 @@ from guestmemfs_fuse.control.protocol import (
     encode,
 )
 from guestmemfs_fuse.control.server import (
+    MAX_CLIENTS,
+    MAX_WAITING,
     ControlServer,
     Progress,
     bind_listener,
@@ -23,8 +31,9 @@ from guestmemfs_fuse.core.errors import (
     DaemonError,
     ExitCode,
     GuestmemfsError,
+    InstanceBusyError,
 )
-from tests.unit.control.rig import DEADLINE_S, Args, ask, connect, heard, serving
+from tests.unit.control.rig import DEADLINE_S, HANDLERS, Args, ask, connect, heard, serving
 
 # -- a daemon that misbehaves ----------------------------------------------------------------------------
 
@@ -113,21 +122,96 @@ def test_an_idle_client_is_hung_up_on(tmp_path: Path) -> None:
     serving(tmp_path, body, idle_timeout_s=0.02)
 
 
-def test_more_clients_than_there_is_room_for_wait_their_turn(tmp_path: Path) -> None:
-    async def body(server: ControlServer) -> None:
-        crowd = [await connect(tmp_path) for _ in range(16)]
-        while server.statistics()["clients"] < 16:
-            await trio.testing.wait_all_tasks_blocked()
-        async with await connect(tmp_path) as late:
-            await late.send_all(encode(Hello()) + encode(Request("echo")))
-            await trio.testing.wait_all_tasks_blocked()
-            assert server.statistics()["requests"] == 0
-            for stream in crowd:
-                await stream.aclose()
-            await late.send_eof()
-            assert len(await heard(late)) == 2
+LONG = encode(Hello()) + encode(Request("long"))
 
-    serving(tmp_path, body)
+
+async def _forever(args: Args, progress: Progress) -> object:
+    await trio.sleep_forever()
+
+
+_CROWD = """
+import socket, sys
+crowd = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for each in crowd:
+    each.connect(sys.argv[1])
+    each.sendall(bytes.fromhex(sys.argv[3]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@asynccontextmanager
+async def crowd_of(count: int, tmp_path: Path, sent: bytes = b"") -> AsyncIterator[None]:
+    """So many clients, of another process, which have sent this and no more."""
+    command = [sys.executable, "-SEc", _CROWD, str(tmp_path / "control.sock"), str(count), sent.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert await trio.to_thread.run_sync(process.stdout.readline) == b"\n"
+            yield
+        finally:
+            process.kill()
+
+
+async def requested(server: ControlServer, count: int) -> None:
+    """Return once the server has begun so many requests."""
+    while server.statistics()["requests"] < count:
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def test_more_requests_than_there_is_room_for_wait_their_turn(tmp_path: Path) -> None:
+    go_on = trio.Event()
+
+    async def until_told(args: Args, progress: Progress) -> object:
+        await go_on.wait()
+        return None
+
+    async def body(server: ControlServer) -> None:
+        async with crowd_of(MAX_CLIENTS, tmp_path, LONG):
+            await requested(server, MAX_CLIENTS)
+            async with await connect(tmp_path) as late:
+                await late.send_all(encode(Hello()) + encode(Request("echo")))
+                await trio.testing.wait_all_tasks_blocked()
+                assert server.statistics()["requests"] == MAX_CLIENTS
+                go_on.set()
+                await late.send_eof()
+                assert len(await heard(late)) == 2
+
+    serving(tmp_path, body, handlers={"long": until_told, "echo": HANDLERS["echo"]})
+
+
+def test_regression_clients_that_hang_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen kept every command waiting until their idle time was over."""
+    monkeypatch.setattr(places, "HURRY_S", 0.05)
+
+    async def body(server: ControlServer) -> None:
+        async with crowd_of(2 * MAX_CLIENTS, tmp_path):
+            assert await ask(tmp_path, "echo", timeout_s=DEADLINE_S) == {}
+
+    serving(tmp_path, body, idle_timeout_s=10 * DEADLINE_S)
+
+
+def test_regression_the_watchdogs_question_needs_no_place(tmp_path: Path) -> None:
+    """Sixteen requests that took long kept it waiting too, and systemd killed a daemon that was well."""
+
+    async def body(server: ControlServer) -> None:
+        async with crowd_of(MAX_CLIENTS + 4, tmp_path, LONG):
+            await requested(server, MAX_CLIENTS)
+            assert await health.answers(str(tmp_path / "control.sock"), DEADLINE_S / 2) is None
+
+    handlers = {"long": _forever, "ping": HANDLERS["echo"]}
+    serving(tmp_path, body, handlers=handlers, privileged_pid=os.getpid())
+
+
+def test_who_would_wait_behind_a_crowd_is_sent_away(tmp_path: Path) -> None:
+    async def body(server: ControlServer) -> None:
+        async with crowd_of(MAX_CLIENTS + MAX_WAITING, tmp_path, LONG):
+            while server.statistics()["clients"] < MAX_CLIENTS + MAX_WAITING:
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(InstanceBusyError, match="64 commands wait for the daemon already"):
+                await ask(tmp_path, "ping")
+
+    serving(tmp_path, body, handlers={"long": _forever})
 
 
 def test_a_request_runs_to_its_end_though_its_client_hung_up(tmp_path: Path) -> None:
