@@ -11,8 +11,8 @@ Invariant: memory stays, and so does what is mapped of it. Called by `serve --st
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from guestmemfs_fuse.cli import unit_config, unit_state
 from guestmemfs_fuse.cli.output import say
@@ -61,7 +61,7 @@ def _jobs(unit: str) -> str:
 def _unmount(name: str) -> None:
     from guestmemfs_fuse.cli import sight
     from guestmemfs_fuse.cli.claim import claimed
-    from guestmemfs_fuse.cli.unmounting import unmount, wait_daemon_gone
+    from guestmemfs_fuse.cli.unmounting import detach, require_daemon_gone
     from guestmemfs_fuse.core.errors import InstanceBusyError
     from guestmemfs_fuse.metadata.instance import find
 
@@ -70,16 +70,33 @@ def _unmount(name: str) -> None:
         seen = sight.look(instance)
         if seen.mount is None:
             return
+        with _aborter(seen.mount.minor) as abort:
+            try:
+                detach(instance, seen)
+            except InstanceBusyError as error:
+                say(f"note: {error.message}; what is mapped stays mapped, other calls fail now")
+                detach(instance, sight.look(instance), lazily=True)
+            abort()
+        # Were it told to go (SIGTERM) first, it would leave its connection in the store, for the next daemon.
+        require_daemon_gone(instance)
+
+
+@contextmanager
+def _aborter(connection: int) -> Iterator[Callable[[], None]]:
+    """Lets calls on files that are still open fail instead of waiting for a daemon that will not come.
+
+    Whoever has them open may be out of our sight: in another mount namespace, a container's.
+    """
+    from guestmemfs_fuse.linux import fuse_connection
+
+    with ExitStack() as stack:
         try:
-            unmount(instance, seen)
-        except InstanceBusyError as error:
-            say(f"note: {error.message}; what is mapped stays mapped, other calls fail now")
-            unmount(instance, sight.look(instance), lazily=True)
-            _abort(seen.mount.minor)
-            wait_daemon_gone(instance)  # or SIGTERM comes first, and it leaves its connection in the store
+            abort = stack.enter_context(fuse_connection.aborter(connection))
+        except OSError as error:
+            say(f"note: calls on files that are still open wait for the next start: {error}")
+            abort = _nothing
+        yield abort
 
 
-def _abort(connection: int) -> None:
-    """Let calls on files that are still open fail instead of waiting for a daemon that will not come."""
-    with suppress(OSError), open(f"/sys/fs/fuse/connections/{connection}/abort", "w") as file:
-        file.write("1")
+def _nothing() -> None:
+    pass

@@ -37,12 +37,21 @@ def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> U
     lazily: take it out of the tree although it is in use; whoever uses it keeps the daemon.
     Raises InstanceBusyError (with who keeps it busy; nothing changed), DaemonError when the daemon stays.
     """
+    detach(instance, seen, lazily=lazily)
+    if not lazily:
+        require_daemon_gone(instance)
+    return Unmounted(seen.condition is sight.Condition.DEAD_MOUNT)
+
+
+def detach(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> None:
+    """The first half of `unmount`: the mount is gone, its daemon will notice. Raises InstanceBusyError."""
     assert seen.mount is not None
     is_dead = seen.condition is sight.Condition.DEAD_MOUNT
     if not is_dead:
         _let_it_settle(instance)
+    if not lazily:
+        _require_only_mount(seen.mount)
     flags = mount.MNT_DETACH if is_dead or lazily else 0
-    _require_only_mount(seen.mount)
     try:
         mount.umount(seen.mount.mountpoint, flags | mount.UMOUNT_NOFOLLOW)
     except OSError as error:
@@ -51,9 +60,12 @@ def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> U
         if error.errno != errno.EINVAL or sight.our_mount(seen.mount.mountpoint) is not None:
             raise
         # Its daemon could not start, and took it away itself.
-    if not lazily and not wait_daemon_gone(instance):
+
+
+def require_daemon_gone(instance: Instance) -> None:
+    """The second half: wait for the daemon's end. Raises DaemonError when it stays."""
+    if not wait_daemon_gone(instance):
         raise _stays(instance)
-    return Unmounted(is_dead)
 
 
 def _let_it_settle(instance: Instance) -> None:
