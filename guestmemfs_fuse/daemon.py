@@ -47,7 +47,7 @@ from guestmemfs_fuse.fuse.kernel import FuseKernel
 from guestmemfs_fuse.fuse.operations import GuestOperations
 from guestmemfs_fuse.fuse.phase import Ended
 from guestmemfs_fuse.fuse.relay import Relay
-from guestmemfs_fuse.handover import fdnames, journal
+from guestmemfs_fuse.handover import fdnames, journal, passed_claim
 from guestmemfs_fuse.handover.fdstore import Notifier, received_fds, watchdog_interval_s
 from guestmemfs_fuse.handover.launch import daemon_argv
 from guestmemfs_fuse.handover.luo_preserve import Preservation
@@ -350,6 +350,7 @@ async def serve(state_dir: str, notifier: Notifier, fds: Fds) -> int:
             return 0
         fds.update(handover.given)
     lock = await InstanceLock.acquire(paths.lock, config.name)
+    passed_claim.release(os.environ, state_dir)
     try:
         return await Daemon(config, paths, lock, notifier, fds, word).run(ahead)
     finally:

@@ -30,7 +30,8 @@ def settle(name: str, state_dir: str | None, received: Fds, environ: MutableMapp
     from guestmemfs_fuse.handover import luo_carried
 
     store = Notifier.from_environment(environ)
-    with claimed_anew(lambda: registry.register(name, state_dir)) as paths:
+    with claimed_anew(lambda: registry.register(name, state_dir)) as claim:
+        paths = claim.paths
         if _is_here(paths.state_dir):
             if luo_carried.is_history(received):  # the start that made the instance did not get so far
                 luo_carried.let_go_of_manifest(store)

@@ -4,7 +4,7 @@ Two `mount` commands at once, or an `umount` during a `destroy`, would each see 
 The daemon has a lock of its own and does not care about this one.
 
 Invariant: nothing is left behind; the lock is on the directory itself. Called by the commands that change
-something.
+something. A command that becomes the daemon passes its claim on (handover/passed_claim.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
 from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.metadata.instance import Paths
@@ -22,8 +23,16 @@ CLAIM_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A state directory that is ours; fd: what the lock is on, for as long as the block lasts."""
+
+    paths: Paths
+    fd: int
+
+
 @contextmanager
-def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[None]:
+def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[Claim]:
     """Have the state directory, which must exist, for ourselves inside the block.
 
     Raises InstanceBusyError when another command has it for longer than timeout_s, FileNotFoundError when
@@ -34,21 +43,20 @@ def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[None
         _lock(fd, state_dir, timeout_s)
         if not _is_still(fd, state_dir):
             raise FileNotFoundError(2, os.strerror(2), state_dir)
-        yield
+        yield Claim(Paths(state_dir), fd)
     finally:
         os.close(fd)
 
 
 @contextmanager
-def claimed_anew(make: Callable[[], Paths]) -> Iterator[Paths]:
+def claimed_anew(make: Callable[[], Paths]) -> Iterator[Claim]:
     """Like claimed, for a directory that `make` makes if need be, even while others remove it."""
     with ExitStack() as stack:
         while True:
-            paths = make()
             with suppress(FileNotFoundError):
-                stack.enter_context(claimed(paths.state_dir))
+                claim = stack.enter_context(claimed(make().state_dir))
                 break
-        yield paths
+        yield claim
 
 
 def _lock(fd: int, state_dir: str, timeout_s: float) -> None:

@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from guestmemfs_fuse.cli import progress, sight, unit_state
-from guestmemfs_fuse.cli.claim import claimed_anew
+from guestmemfs_fuse.cli.claim import Claim, claimed_anew
 from guestmemfs_fuse.cli.mountpoint import require_free
 from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.cli.wishes import Host, Wishes, made_anew, new_config, require_same
 from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, MetadataError, UsageError
-from guestmemfs_fuse.handover import fdnames, fdstore, launch, pid_file
+from guestmemfs_fuse.handover import fdnames, fdstore, launch, passed_claim, pid_file
 from guestmemfs_fuse.linux import hugepages, mount
 from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 from guestmemfs_fuse.metadata import instance as registry
@@ -84,15 +84,16 @@ def _mount_first(where: Where, wishes: Wishes, host: Host) -> Instance | None:
     _require_outside(where)
     require_free(where.mountpoint)
     config = _settle(where, wishes, host)
-    with _made_directory(where, wishes.state_dir) as paths:
-        if os.path.exists(paths.config):
+    with _made_directory(where, wishes.state_dir) as claim:
+        if os.path.exists(claim.paths.config):
             return None
-        _start(where, config, paths, wishes)
-    return Instance(where.name, paths, config)
+        _start(where, config, claim, wishes)
+    return Instance(where.name, claim.paths, config)
 
 
 def _mount_again(where: Where, wishes: Wishes, host: Host) -> Instance | None:
-    with claimed_anew(lambda: registry.register(where.name, wishes.state_dir)) as paths:
+    with claimed_anew(lambda: registry.register(where.name, wishes.state_dir)) as claim:
+        paths = claim.paths
         stored = _load(paths.state_dir)
         if stored is None:
             registry.forget(where.name)
@@ -107,7 +108,7 @@ def _mount_again(where: Where, wishes: Wishes, host: Host) -> Instance | None:
             _clear_away(instance)
             require_free(where.mountpoint)
         config = _settle(where, wishes, host)
-        _start(where, config, paths, wishes)
+        _start(where, config, claim, wishes)
     return Instance(where.name, paths, config)
 
 
@@ -285,12 +286,13 @@ def _say_gone(stored: InstanceConfig, wishes: Wishes, host: Host) -> None:
 
 
 @contextmanager
-def _made_directory(where: Where, state_dir: str | None) -> Iterator[Paths]:
+def _made_directory(where: Where, state_dir: str | None) -> Iterator[Claim]:
     """The directory of a new instance, ours alone; taken back when the block fails."""
     was_there = os.path.isdir(where.paths.state_dir if state_dir is None else state_dir)
-    with claimed_anew(lambda: registry.register(where.name, state_dir)) as paths:
+    with claimed_anew(lambda: registry.register(where.name, state_dir)) as claim:
+        paths = claim.paths
         try:
-            yield paths
+            yield claim
         except BaseException:
             if not os.path.exists(paths.config):
                 registry.forget(where.name)
@@ -299,9 +301,9 @@ def _made_directory(where: Where, state_dir: str | None) -> Iterator[Paths]:
             raise
 
 
-def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -> None:
+def _start(where: Where, config: InstanceConfig, claim: Claim, wishes: Wishes) -> None:
     """Write the configuration and start the daemon; take back what was changed when that fails."""
-    stored = where.stored
+    stored, paths = where.stored, claim.paths
     is_new_region = stored is None or stored.uuid_hex != config.uuid_hex
     if stored is not None and is_new_region:
         choose.destroy_region(stored, paths)  # what is left beside the memory, so that nothing old is found
@@ -315,6 +317,7 @@ def _start(where: Where, config: InstanceConfig, paths: Paths, wishes: Wishes) -
                 config = hugetlb_reserve.take(config, lambda changed: changed.save(paths.state_dir))
         if wishes.foreground:
             sys.stdout.flush()
+            passed_claim.pass_on(os.environ, claim.fd)
             os.execv(argv[0], argv)
         launch.start_daemon(paths.state_dir, argv, meanwhile=_import_client)
     except BaseException as error:

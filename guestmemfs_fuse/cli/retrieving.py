@@ -29,7 +29,8 @@ def retrieve_instance(name: str, state_dir: str | None = None) -> bool:
     """
     if not os.path.exists(DEVICE_PATH):
         return False
-    with claimed_anew(lambda: registry.register(name, state_dir)) as paths:
+    with claimed_anew(lambda: registry.register(name, state_dir)) as claim:
+        paths = claim.paths
         module = "guestmemfs_fuse.handover.luo_retrieve"
         argv = [sys.executable, "-P", "-m", module, paths.state_dir, name]
         try:

@@ -159,6 +159,37 @@ def test_destroy_by_force_ends_a_start_that_stands_still(held: HeldStart) -> Non
 
 
 @pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (["destroy", "gm", "--yes"], (0, "instance gm is gone, its memory given back\n")),
+        (["umount", "gm"], (0, "instance gm is unmounted; its region stays until `guestmemfs destroy`\n")),
+        (["mount", "MOUNTPOINT"], (5, "is already mounted at MOUNTPOINT and serves")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_regression_a_command_that_becomes_the_daemon_is_waited_for(
+    guestmemfs: Guestmemfs, command: list[str], answer: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a unit does. It had no claim between exec and lock: `destroy` took its state directory away."""
+    here, mountpoint = guestmemfs.directory / "held", guestmemfs.directory / "mnt-gm"
+    here.mkdir()
+    mountpoint.mkdir()
+    (here / "sitecustomize.py").write_text(HOLD.format(here=str(here)) + PHASES["before the lock"])
+    with monkeypatch.context() as context:
+        context.setenv("PYTHONPATH", str(here))
+        unit = guestmemfs.start("mount", mountpoint, "--name", "gm", "--size", "32M", "--foreground")
+        assert wait_until((here / "reached").exists, PATIENCE_S), unit.poll()
+    held = HeldStart(guestmemfs, here)
+    child = held.meanwhile(*(word.replace("MOUNTPOINT", str(mountpoint)) for word in command))
+    held.let_go()
+    status, said = done(child)
+    assert status == answer[0] and answer[1].replace("MOUNTPOINT", str(mountpoint)) in said
+    if status != 0:
+        guestmemfs.run("umount", "gm")
+    assert done(unit)[0] == 0
+
+
+@pytest.mark.parametrize(
     ("region", "command"),
     [("tmpfs", ["umount", "gm"]), ("memfd", ["destroy", "gm", "--yes"])],
     ids=["umount", "destroy"],

@@ -49,8 +49,8 @@ def test_a_directory_is_made_again_when_it_vanished_before_the_claim(tmp_path: P
             directory.mkdir()  # the first one "was removed" right after it was made
         return Paths(str(directory))
 
-    with claimed_anew(make) as paths:
-        assert paths.state_dir == str(made[-1])
+    with claimed_anew(make) as claim:
+        assert claim.paths.state_dir == str(made[-1])
     assert len(made) == 2
 
 
