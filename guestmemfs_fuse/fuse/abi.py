@@ -183,6 +183,9 @@ OPEN_OUT: Final = Struct("=QIi")
 # flags, mode, umask, open_flags; a name follows (CREATE and TMPFILE)
 CREATE_IN: Final = Struct("=IIII")
 
+# size, padding; the attribute's name follows
+GETXATTR_IN: Final = Struct("=I4x")
+
 # fh, offset, length, mode, padding
 FALLOCATE_IN: Final = Struct("=QQQI4x")
 

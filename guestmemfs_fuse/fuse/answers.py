@@ -1,7 +1,9 @@
 """The requests that never reach libfuse, because it has no handler for them or must not see them.
 
-Three kinds: refused at once (REFUSED), taken note of without an answer (note), and answered by a hook in a
-task of its own (Answers.start). Owns nothing but a reference to the hooks. Called by the relay only.
+Or does not have to: what is answered the same for whatever state there is costs a third of the way through
+libfuse. Three kinds: answered at once (at_once), taken note of without an answer (note), and answered by a
+hook in a task of its own (Answers.start). Owns nothing but a reference to the hooks. Called by the relay
+only.
 """
 
 from __future__ import annotations
@@ -17,18 +19,36 @@ from guestmemfs_fuse.fuse.inflight import InFlight
 from guestmemfs_fuse.fuse.wire import Buffer
 
 # Data does not pass through Python: mmap reaches it. COPY_FILE_RANGE must not answer EOPNOTSUPP, at which the
-# kernel would fall back to splice. SYNCFS has nothing to do: acknowledged metadata is stored already.
-REFUSED: Final[Mapping[int, int]] = {
+# kernel would fall back to splice. Nothing is synced: acknowledged metadata is stored already. Nothing is
+# closed: no state hangs on an open file, and a failed open gets its RELEASE, too.
+_ALWAYS: Final[Mapping[int, int]] = {
     Opcode.READ.value: errno.EINVAL,
     Opcode.WRITE.value: errno.EINVAL,
     Opcode.COPY_FILE_RANGE.value: errno.EINVAL,
     Opcode.COPY_FILE_RANGE_64.value: errno.EINVAL,
     Opcode.SYNCFS.value: 0,
+    Opcode.FSYNC.value: 0,
+    Opcode.FSYNCDIR.value: 0,
+    Opcode.FLUSH.value: 0,
+    Opcode.RELEASE.value: 0,
+    Opcode.RELEASEDIR.value: 0,
 }
+_GETXATTR: Final = Opcode.GETXATTR.value
 
 NOTED: Final = frozenset({Opcode.FORGET.value, Opcode.BATCH_FORGET.value, Opcode.INTERRUPT.value})
 
 Work = Callable[[], Awaitable[bytes]]
+
+
+def at_once(opcode: int, message: Buffer) -> int | None:
+    """The errno of a request that needs no looking at the state, 0 for success; None for all others.
+
+    Before each truncate the kernel asks for security.capability (cap_inode_need_killpriv), and nothing but
+    user.* exists here.
+    """
+    if opcode == _GETXATTR and not wire.is_user_attribute(message):
+        return errno.EOPNOTSUPP
+    return _ALWAYS.get(opcode)
 
 
 class Answers:

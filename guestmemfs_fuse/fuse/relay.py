@@ -29,7 +29,7 @@ import trio
 from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.fuse import abi, negotiate, wire
 from guestmemfs_fuse.fuse.abi import Opcode
-from guestmemfs_fuse.fuse.answers import NOTED, REFUSED, Answers, Work
+from guestmemfs_fuse.fuse.answers import NOTED, Answers, Work, at_once
 from guestmemfs_fuse.fuse.device_end import DeviceEnd
 from guestmemfs_fuse.fuse.errno_map import errno_of
 from guestmemfs_fuse.fuse.hooks import RelayHooks, Request
@@ -254,8 +254,8 @@ class Relay:
         entry = self._table.add(header, monotonic_ns())
         if entry.request.resent:
             self._counters.resent += 1
-        if opcode in REFUSED:
-            self._finish(entry, wire.error_reply(entry.raw_unique, REFUSED[opcode]))
+        if (number := at_once(opcode, message)) is not None:
+            self._finish(entry, wire.error_reply(entry.raw_unique, number))
             return None
         if opcode in self._answers.opcodes:
             self._start(entry, message)

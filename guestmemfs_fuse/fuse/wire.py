@@ -18,6 +18,7 @@ MutableBuffer = bytearray | memoryview
 
 _MAX_ERRNO = 511  # fuse_dev_do_write() refuses more
 _NS_PER_S = 1_000_000_000
+_USER = b"user."
 _UNCACHED = abi.OpenFlag.DIRECT_IO | abi.OpenFlag.NOFLUSH
 
 
@@ -136,6 +137,12 @@ def tmpfile_request(message: Buffer) -> Tmpfile:
     """struct fuse_create_in of a TMPFILE; the name behind it is made up by the kernel and means nothing."""
     flags, mode, umask, _ = _arguments(abi.CREATE_IN, message, "TMPFILE")
     return Tmpfile(flags, mode, umask)
+
+
+def is_user_attribute(message: Buffer) -> bool:
+    """Whether a GETXATTR asks for an attribute of the user namespace."""
+    start = abi.IN_HEADER.size + abi.GETXATTR_IN.size
+    return bytes(message[start : start + len(_USER)]) == _USER
 
 
 def interrupted_unique(message: Buffer) -> int:

@@ -150,9 +150,6 @@ class Ops(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENODATA)
         return self.xattrs[inode, name]
 
-    async def release(self, fh: int) -> None:
-        tell("release", fh=fh)
-
 
 async def obey(files: Files, relay: Relay) -> None:
     """Commands of the test, one a line, each in a task of its own."""

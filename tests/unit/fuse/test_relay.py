@@ -219,7 +219,6 @@ def test_opening_a_directory_is_not_touched() -> None:
         (Opcode.WRITE, errno.EINVAL),
         (Opcode.COPY_FILE_RANGE, errno.EINVAL),
         (Opcode.COPY_FILE_RANGE_64, errno.EINVAL),
-        (Opcode.SYNCFS, 0),
     ],
 )
 def test_data_never_reaches_libfuse(opcode: Opcode, number: int) -> None:
@@ -229,6 +228,38 @@ def test_data_never_reaches_libfuse(opcode: Opcode, number: int) -> None:
         statistics = s.relay.statistics()
         assert statistics.data_reads == (opcode is Opcode.READ)
         assert statistics.data_writes == (opcode is Opcode.WRITE)
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "number"),
+    [
+        (Opcode.SYNCFS, b"", 0),
+        (Opcode.FSYNC, b"", 0),
+        (Opcode.FSYNCDIR, b"", 0),
+        (Opcode.FLUSH, b"", 0),
+        (Opcode.RELEASE, b"", 0),
+        (Opcode.RELEASEDIR, b"", 0),
+        (Opcode.GETXATTR, abi.GETXATTR_IN.pack(0) + b"security.capability\0", errno.EOPNOTSUPP),
+        (Opcode.GETXATTR, abi.GETXATTR_IN.pack(0) + b"user\0", errno.EOPNOTSUPP),
+        (Opcode.GETXATTR, b"", errno.EOPNOTSUPP),
+    ],
+)
+def test_what_has_one_answer_never_reaches_libfuse(opcode: Opcode, body: bytes, number: int) -> None:
+    async def scene(s: Session) -> None:
+        assert await s.kernel.call(opcode, body, unique=10) == (-number, 10, b"")
+        assert [header.opcode for header in s.libfuse.seen] == [Opcode.INIT]
+        assert s.relay.statistics().in_flight == 0
+
+    play(scene)
+
+
+def test_attributes_of_users_are_asked_for_behind_libfuse() -> None:
+    async def scene(s: Session) -> None:
+        s.libfuse.handlers[Opcode.GETXATTR] = returning(b"value")
+        asked = abi.GETXATTR_IN.pack(64) + b"user.\0"
+        assert (await s.kernel.call(Opcode.GETXATTR, asked, unique=10)).body == b"value"
 
     play(scene)
 
