@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from guestmemfs_fuse.linux import libc
 
@@ -19,15 +19,29 @@ _EVENT: Final = struct.Struct("iIII")
 _BUFFER_BYTES: Final = 65536
 
 
+class News(NamedTuple):
+    """One file was modified: the watch that says so and, where it stands on a directory, the file's name."""
+
+    watch: int
+    name: bytes = b""
+
+
 class ModifyWatch:
-    """Watches files by descriptor. A watch belongs to the inode, so it survives the descriptor."""
+    """Watches files, or all files of a directory, by descriptor.
+
+    A watch belongs to the inode, so it survives the descriptor. A directory's tells of its files whichever
+    way they are reached, through a mapping too: by the dentry of the open file (fsnotify_parent).
+    """
 
     def __init__(self) -> None:
         """Raises OSError (EMFILE: the user's instances are used up)."""
         self.fd = libc.call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
 
     def add(self, file_fd: int) -> int:
-        """Watch an open file; returns the watch. Raises OSError (ENOSPC: the user's watches are used up)."""
+        """Watch an open file or directory; returns the watch.
+
+        Raises OSError (ENOSPC: the user's watches are used up).
+        """
         return libc.call("inotify_add_watch", self.fd, f"/proc/self/fd/{file_fd}", IN_MODIFY)
 
     def remove(self, watch: int) -> None:
@@ -38,21 +52,22 @@ class ModifyWatch:
             if error.errno != errno.EINVAL:
                 raise
 
-    def read(self) -> tuple[set[int], bool]:
-        """The watches with news, each once, and whether some were lost. Nothing when there is no news."""
+    def read(self) -> tuple[set[News], bool]:
+        """What was modified, each once, and whether some was lost. Nothing when there is no news."""
         try:
             raw = os.read(self.fd, _BUFFER_BYTES)
         except BlockingIOError:
             return set(), False
-        watches, lost, at = set(), False, 0
+        found, lost, at = set[News](), False, 0
         while at < len(raw):
             watch, mask, _, length = _EVENT.unpack_from(raw, at)
-            at += _EVENT.size + length
+            name_at = at + _EVENT.size
+            at = name_at + length
             if mask & _IN_Q_OVERFLOW:
                 lost = True
             elif mask & IN_MODIFY:
-                watches.add(watch)
-        return watches, lost
+                found.add(News(watch, raw[name_at:at].rstrip(b"\0")))
+        return found, lost
 
     def close(self) -> None:
         """Let go of everything."""

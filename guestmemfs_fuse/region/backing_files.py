@@ -57,6 +57,7 @@ class BackingFiles(ABC):
     kind: str
     passthrough = True
     region_file: RegionFile | None = None
+    backing_dir_fd: int | None = None
 
     def __init__(self, block_bytes: int, numa_node: int | None = None) -> None:
         self.block_bytes = block_bytes

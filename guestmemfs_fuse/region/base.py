@@ -74,6 +74,8 @@ class Region(Protocol):
     """Whether the kernel can map backing files through the mount (needs one backing file per inode)."""
     region_file: RegionFile | None
     """Where files are extents of one file: that file."""
+    backing_dir_fd: int | None
+    """Where backing files have names, their inode numbers in hexadecimal: the directory they stand in."""
 
     def create(self, ino: Ino) -> None:
         """Make an empty backing for a new regular file; what an unacknowledged create left is emptied."""

@@ -42,6 +42,7 @@ class HugetlbRegion:
 
     kind = "hugetlb"
     passthrough = False
+    backing_dir_fd: int | None = None
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class NamedBackingFiles(BackingFiles):
         for name in ("data", "metadata"):
             os.makedirs(os.path.join(root_path, name), mode=0o700, exist_ok=True)
         self._root_fd = os.open(root_path, flags)
-        self._data_fd = os.open("data", flags, dir_fd=self._root_fd)
+        self._data_fd = self.backing_dir_fd = os.open("data", flags, dir_fd=self._root_fd)
         self._metadata_fd = os.open("metadata", flags, dir_fd=self._root_fd)
 
     @property

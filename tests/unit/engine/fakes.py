@@ -16,7 +16,7 @@ from guestmemfs_fuse.core.records import Transaction
 from guestmemfs_fuse.core.state import Inode, new_state
 from guestmemfs_fuse.core.types import BackingId, Extent, Ino, round_up
 from guestmemfs_fuse.engine.engine import Engine
-from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionUse, Stop
+from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 
 BLOCK = 4096
 
@@ -27,7 +27,8 @@ class MemoryRegion:
     kind = "fake"
     block_bytes = BLOCK
     passthrough = True
-    region_file = None
+    region_file: RegionFile | None = None
+    backing_dir_fd: int | None = None
 
     def __init__(self, size_bytes: int = 16 * BLOCK) -> None:
         self.size_bytes = size_bytes
@@ -144,6 +145,13 @@ class FakeKernel:
         pass
 
     def invalidate_entry(self, parent: Ino, name: bytes) -> None:
+        pass
+
+
+def forget(engine: Engine, *inos: Ino) -> None:
+    """FORGET arrives, and what is gathered is let go, as Orphans.run does it a few milliseconds later."""
+    engine.orphans.forgotten(inos)
+    while engine.orphans.catch_up():
         pass
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from guestmemfs_fuse.linux import memory
-from guestmemfs_fuse.linux.inotify import ModifyWatch
+from guestmemfs_fuse.linux.inotify import ModifyWatch, News
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def test_a_hole_punched_through_a_mapping_is_news(news: ModifyWatch, file_fd: in
     with memory.Mapping(file_fd, 8192, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
         mapping.write(0, b"guest")
         mapping.advise(memory.MADV_REMOVE, 0, 4096)
-    assert news.read() == ({watch}, False)
+    assert news.read() == ({News(watch)}, False)
 
 
 def test_many_changes_of_one_file_are_one_piece_of_news(news: ModifyWatch, file_fd: int) -> None:
     watch = news.add(file_fd)
     for size in range(100):
         os.ftruncate(file_fd, size)
-    assert news.read() == ({watch}, False)
+    assert news.read() == ({News(watch)}, False)
 
 
 def test_what_is_watched_no_longer_is_no_news(news: ModifyWatch, file_fd: int) -> None:
@@ -64,4 +65,17 @@ def test_a_watch_survives_the_descriptor_it_was_made_with(news: ModifyWatch, fil
     watch = news.add(copy)
     os.close(copy)
     os.ftruncate(file_fd, 1)
-    assert news.read() == ({watch}, False)
+    assert news.read() == ({News(watch)}, False)
+
+
+def test_a_directory_tells_which_of_its_files_was_punched(news: ModifyWatch, tmp_path: Path) -> None:
+    directory_fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    watch = news.add(directory_fd)
+    os.close(directory_fd)
+    fd = os.open(tmp_path / "2a", os.O_RDWR | os.O_CREAT)
+    assert news.read() == (set(), False)
+    os.ftruncate(fd, 8192)
+    assert news.read() == ({News(watch, b"2a")}, False)
+    memory.fallocate(fd, memory.FALLOC_FL_PUNCH_HOLE | memory.FALLOC_FL_KEEP_SIZE, 0, 4096)
+    os.close(fd)
+    assert news.read() == ({News(watch, b"2a")}, False)
