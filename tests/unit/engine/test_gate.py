@@ -159,7 +159,7 @@ def test_regression_a_file_made_and_removed_during_the_sweep_does_not_end_the_da
         ino = bench.engine.make(cmd.Make(ROOT_INO, b"f", stat.S_IFREG | 0o600, 0, 0))
         found = scan(files, region)
         bench.engine.change(cmd.Unlink(ROOT_INO, b"f"))
-        bench.engine.orphans.forgotten([ino])
+        forget(bench.engine, ino)
         assert ino in found[1] and ino not in bench.region.sizes
         return found
 
