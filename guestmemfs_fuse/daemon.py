@@ -210,6 +210,7 @@ class Daemon:
         ended = await self._relay.run(pump=self._pump)
         log.info("the mount is gone (%s)", ended.value)
         if ended is Ended.UNMOUNTED:
+            await self._engine.orphans.caught_up()
             self._engine.ledger.commit(cmd.EndSession())
         self._notifier.stopping()
         with suppress(DaemonError):

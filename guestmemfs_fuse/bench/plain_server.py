@@ -37,7 +37,7 @@ class _NoPassthrough:
     has_passthrough = False
 
     def __init__(self) -> None:
-        self.forgotten: frozenset[int] = frozenset()
+        self.dropped: set[int] = set()
 
     def backing_open(self, backing_fd: int) -> BackingId:
         raise NotImplementedError("never called without passthrough")
@@ -46,7 +46,7 @@ class _NoPassthrough:
         pass
 
     def knows(self, ino: Ino) -> bool:
-        return ino not in self.forgotten
+        return ino not in self.dropped
 
     def invalidate_inode(self, ino: Ino) -> None:
         pass
@@ -60,13 +60,13 @@ class PlainOperations(GuestOperations):
 
     def __init__(self, engine: Engine, kernel: _NoPassthrough) -> None:
         super().__init__(engine, lambda token: None)
-        self._orphans, self._kernel = engine.orphans, kernel
+        self._kernel = kernel
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """See pyfuse3.Operations.forget."""
-        self._kernel.forgotten = frozenset(ino for ino, _ in inode_list)
-        self._orphans.forgotten(self._kernel.forgotten)
-        self._kernel.forgotten = frozenset()
+        """See pyfuse3.Operations.forget. An inode without a name that was dropped is not looked up again."""
+        inos = [ino for ino, _ in inode_list]
+        self._kernel.dropped |= self._engine.state.orphans.intersection(inos)
+        self._engine.orphans.forgotten(inos)
 
 
 async def serve(region_dir: str, mountpoint: str, size_bytes: int) -> None:

@@ -5,11 +5,12 @@ answered, because the next daemon on the same connection must use the same one (
 fails with EIO while any file is open or mapped). An id keeps the backing file's memory alive, so it is
 given back when the kernel forgets the inode.
 
-Called by fuse/operations (open), the engine (make, sweep) and engine/orphans.
+Called by fuse/operations (open), the engine (make, sweep) and engine/reaping.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger, Origin
 from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
+
+log = logging.getLogger(__name__)
 
 _IDS_LOOKED_AT: Final = 1 << 16
 _IDS_AT_ONCE: Final = 1 << 10
@@ -80,13 +83,13 @@ class Backings:
         finally:
             os.close(fd)
 
-    def release(self, ino: Ino) -> None:
-        """Give the id back; only when the kernel does not hold the inode any more."""
-        backing_id = self._ledger.state.inodes[ino].backing_id
-        if backing_id is not None:
-            self._ledger.commit(cmd.CloseBacking(ino))
-            self._punches.unwatch(ino)
+    def give_back(self, ino: Ino, backing_id: BackingId) -> None:
+        """After the journal has let go of an id: only when the kernel does not hold the inode any more."""
+        self._punches.unwatch(ino)
+        try:
             self._kernel.backing_close(backing_id)
+        except OSError as error:
+            log.warning("backing id %d stays until the next daemon: %s", backing_id, error)
 
     async def close_unknown(self) -> int:
         """Give back ids that a daemon before us had got, or was giving back, when it was killed.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from guestmemfs_fuse.core import commands as cmd
+from guestmemfs_fuse.core.errors import RegionFullError, UserLimitError
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine import recovery
@@ -26,6 +28,9 @@ from guestmemfs_fuse.engine.punches import Punches
 from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
+
+_LIMITS: Final = (RegionFullError, UserLimitError)
+"""What a file counts against that was removed a moment ago (Orphans.catch_up)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,14 @@ class Engine:
         of that number takes over. An O_TMPFILE file that was made before a crash may have been reaped since,
         for nobody had it: then the caller who asks again gets another one.
         """
+        try:
+            return self._make(command, origin, opened=opened)
+        except _LIMITS:
+            if not self.orphans.catch_up():
+                raise
+        return self._make(command, origin, opened=opened)
+
+    def _make(self, command: cmd.Make, origin: Origin | None, *, opened: bool) -> Ino:
         done = self.ledger.already_done(origin)
         if done is not None and done in self.state.inodes:
             if opened:
@@ -81,7 +94,14 @@ class Engine:
     def change(self, command: cmd.Command, origin: Origin | None = None) -> Ino:
         """Any change that is one commit. Raises FsError."""
         done = self.ledger.already_done(origin)
-        return done if done is not None else self.ledger.commit(command, origin)
+        if done is not None:
+            return done
+        try:
+            return self.ledger.commit(command, origin)
+        except _LIMITS:
+            if not self.orphans.catch_up():
+                raise
+        return self.ledger.commit(command, origin)
 
     def may_open_saved(self, ino: Ino) -> bool:
         """Whether a file that holds a saved guest may be opened: only while it is being restored."""
@@ -93,8 +113,10 @@ class Engine:
 
     async def freeze(self) -> None:
         """Enter the serialised state: drains what is under way, then nothing changes any more."""
+        await self.orphans.caught_up()
         try:
             await self.gate.close()
+            self.orphans.catch_up()
             self.ledger.commit(cmd.Freeze(True))
         finally:
             self.gate.open()
@@ -109,6 +131,7 @@ class Engine:
         if interrupt:
             self.memory.interrupt_all()
         await self.gate.close()
+        self.orphans.catch_up()
 
     def thaw(self) -> None:
         """Leave the serialised state; orphans whose FORGET came meanwhile go now."""

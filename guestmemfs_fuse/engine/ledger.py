@@ -13,7 +13,7 @@ Called by the other modules of the engine, and by control through them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from guestmemfs_fuse.core import commands as cmd
@@ -74,6 +74,16 @@ class Ledger:
             unique = Unique(origin.unique) if origin is not None else NO_REQUEST
             self._write(Transaction(records, unique, ino))
         return Ino(ino)
+
+    def commit_all(self, commands: Iterable[cmd.Command]) -> None:
+        """Carry out commands that do not depend on each other, all or none, as one transaction of ours.
+
+        Raises FsError as `commit`; then nothing has changed.
+        """
+        now_ns = self._clock()
+        records = tuple(record for command in commands for record in decide(command, self.state, now_ns))
+        if records:
+            self._write(Transaction(records))
 
     def repair(self, records: tuple[Record, ...]) -> None:
         """Journal and apply records that no command asks for. Only for fsck, which found them due.

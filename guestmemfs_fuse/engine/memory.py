@@ -175,11 +175,13 @@ class Memory:
             self._ledger.check(command)
 
     async def _fill(self, inode: Inode, start_bytes: int, end_bytes: int, stop: Stop) -> Filled:
+        reaped = self._orphans.reaped
         try:
             return await self._fill_once(inode, start_bytes, end_bytes, stop)
         except RegionFullError:
-            # A file that was just removed may only wait for its FORGET.
-            if not await self._orphans.reap():
+            # A file that was just removed may only wait for its FORGET; or was let go while we tried.
+            await self._orphans.reap()
+            if self._orphans.reaped == reaped:
                 raise
         return await self._fill_once(inode, start_bytes, end_bytes, stop)
 

@@ -5,13 +5,17 @@ new daemon does not know the lookup counts. So nothing is counted: whether an or
 the kernel itself (Kernel.knows), after a FORGET, at start-up, and when memory runs short. One kind of orphan
 the kernel may know only later: an O_TMPFILE file whose caller has not picked the answer up (`expected`).
 
+Nobody waits for a FORGET, and whoever removes one file is likely to remove another: so what is forgotten is
+gathered for a few milliseconds and let go together (run, Reaping). Whoever needs it earlier says so: `sweep`
+and `reap` look at every orphan, `catch_up` at what was gathered.
+
 Where files are extents of one region file (hugetlb), that is not all: `guestmemfs run` maps the region file,
 so the kernel drops the inode while a guest still uses its blocks. Who does is found in /proc (in a thread),
 and their end is waited for (pidfd_open(2)): no memory stays behind, and nothing ever looks at intervals. Who
 only unmaps, and lives on, is noticed at the next FORGET, status, statfs or lack of room.
 
-Called by the relay (forget), engine/memory (room), control (status) and at start-up; run() is a task of the
-daemon.
+Called by the relay (forget), the engine (room, limits, freeze), control (status) and at start-up; run() is a
+task of the daemon.
 """
 
 from __future__ import annotations
@@ -25,8 +29,6 @@ from typing import Final
 
 import trio
 
-from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine import mappings, recovery
@@ -34,6 +36,7 @@ from guestmemfs_fuse.engine.backings import Backings
 from guestmemfs_fuse.engine.kernel import Kernel
 from guestmemfs_fuse.engine.ledger import Ledger
 from guestmemfs_fuse.engine.poison import Poison
+from guestmemfs_fuse.engine.reaping import Reaping
 from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,11 @@ log = logging.getLogger(__name__)
 _MOST_WATCHED: Final = 256
 """Processes whose end is waited for at the same time; there is a descriptor for each."""
 
-_AT_ONCE: Final = 64
-"""Forgotten inodes that are dealt with in one go, a few milliseconds; callers wait meanwhile."""
+_GATHER_S: Final = 0.004
+"""How long what is forgotten may wait for more; statfs, status, freeze and lack of room do not wait."""
+
+_AT_ONCE: Final = 32
+"""Forgotten inodes that are dealt with in one go, a millisecond or two; callers wait meanwhile."""
 
 _PICKED_UP_S: Final = 5.0
 """Within which a caller has picked up what the daemon before us answered: it was woken before we began."""
@@ -63,15 +69,13 @@ class Orphans:
         self._ledger = ledger
         self._region = region
         self._kernel = kernel
-        self._backings = backings
-        self._poison = poison
+        self._reaping = Reaping(ledger, region, backings, poison)
         self._unborn: set[int] = set()
         # The same of the daemon before us. A FORGET may have died with it, and a caller who was killed does
         # not ask again: so these are spared for a while only.
         self._perhaps_unborn: set[int] = set(recovery.nameless_last(ledger.state))
         self._clock = clock
         self._picked_up_at_s = clock() + _PICKED_UP_S
-        self.reaped = 0
         self._forgotten: deque[int] = deque()
         self._more_forgotten = trio.Event()
         self._due = trio.Event()
@@ -86,29 +90,43 @@ class Orphans:
         self._unborn.add(ino)
 
     def forgotten(self, inos: Iterable[int]) -> None:
-        """The kernel dropped references: give back backing ids, reap what has no name.
+        """The kernel dropped references: backing ids are to be given back, and what has no name reaped.
 
-        When it drops its whole cache it says so of 65,000 inodes at once: most of them are left to run().
+        That is left to run(): soon, but not at once. When the kernel drops its whole cache it says so of
+        65,000 inodes in one message.
         """
         listed = list(inos)
         self._unborn.difference_update(listed)
-        self._reap_unused(listed[:_AT_ONCE])
-        if len(listed) > _AT_ONCE:
-            self._forgotten.extend(listed[_AT_ONCE:])
-            self._more_forgotten.set()
+        self._forgotten.extend(listed)
+        self._more_forgotten.set()
+
+    @property
+    def reaped(self) -> int:
+        """How many orphans this daemon has reaped."""
+        return self._reaping.reaped
 
     @property
     def behind(self) -> bool:
         """Whether forgotten inodes wait for run(): a successor must look at every orphan then."""
         return bool(self._forgotten)
 
+    def catch_up(self) -> bool:
+        """Deal with what was forgotten lately, as far as callers can wait for it; whether there was any."""
+        count = min(_AT_ONCE, len(self._forgotten))
+        self._reap_unused([self._forgotten.popleft() for _ in range(count)])
+        return count > 0
+
+    async def caught_up(self) -> None:
+        """Return when all that was forgotten until now has been dealt with."""
+        for _ in range(0, len(self._forgotten), _AT_ONCE):
+            self.catch_up()
+            await trio.lowlevel.checkpoint()
+
     def _reap_unused(self, inos: Iterable[int]) -> None:
-        state = self._ledger.state
-        for number in inos:
-            inode = state.inodes.get(Ino(number))
-            if inode is None or (inode.backing_id is None and inode.nlink) or self._kernel.knows(inode.ino):
-                continue
-            self._try_let_go(inode.ino)
+        inodes = self._ledger.state.inodes
+        found = [inode for number in inos if (inode := inodes.get(Ino(number))) is not None]
+        concerned = [inode for inode in found if inode.backing_id is not None or not inode.nlink]
+        self._let_go([inode for inode in concerned if not self._kernel.knows(inode.ino)])
 
     def sweep(self) -> int:
         """Reap every orphan the kernel does not hold; returns how many. Some are left to run()."""
@@ -139,11 +157,9 @@ class Orphans:
     async def _reap_forgotten(self) -> None:
         while True:
             await self._more_forgotten.wait()
+            await trio.sleep(_GATHER_S)
             self._more_forgotten = trio.Event()
-            while self._forgotten:
-                await trio.lowlevel.checkpoint()
-                count = min(_AT_ONCE, len(self._forgotten))
-                self._reap_unused([self._forgotten.popleft() for _ in range(count)])
+            await self.caught_up()
 
     async def _reap_released(self, nursery: trio.Nursery) -> None:
         if self._ledger.state.orphans:
@@ -180,10 +196,9 @@ class Orphans:
         view = mappings.viewpoint((), self._region)
         mapped = await trio.to_thread.run_sync(mappings.mapped_by, view, waiting)
         await trio.lowlevel.checkpoint_if_cancelled()
-        for inode in waiting:
-            # Meanwhile it may have gone, but not come into use: who maps it has a descriptor of it.
-            if inode.ino in self._ledger.state.orphans and inode.ino not in mapped:
-                self._try_let_go(inode.ino, is_unmapped=True)
+        # Meanwhile some may have gone, but not come into use: who maps one has a descriptor of it.
+        still = self._ledger.state.orphans.difference(mapped)
+        self._let_go([inode for inode in waiting if inode.ino in still], unmapped=True)
         return {user.pid for users in mapped.values() for user in users}
 
     def _waiting(self) -> list[Inode]:
@@ -194,26 +209,8 @@ class Orphans:
         inodes = [state.inodes[ino] for ino in self._born()]
         return [inode for inode in inodes if inode.extents and not self._kernel.knows(inode.ino)]
 
-    def _try_let_go(self, ino: Ino, *, is_unmapped: bool = False) -> None:
-        """One that cannot go must not keep the others, nor fail the status or statfs that asks for it."""
-        try:
-            self._let_go(ino, is_unmapped)
-        except (FsError, OSError) as error:
-            log.warning("inode %d stays for now: %s", ino, error)
-
-    def _let_go(self, ino: Ino, is_unmapped: bool) -> None:
-        state = self._ledger.state
-        inode = state.inodes[ino]
-        self._backings.release(ino)
-        if ino not in state.orphans or state.frozen:
-            return
-        if self._region.region_file is not None and inode.extents and not is_unmapped:
-            self._due.set()  # to find out who maps it takes longer than may be spent here
-        else:
-            # The memory first: nobody can reach it any more, and a crash in between leaves an orphan that the
-            # next daemon reaps. The other way round it would leave memory that belongs to nobody.
-            if inode.is_file:
-                self._poison.look_at(inode)
-                self._region.discard(inode)
-            self._ledger.commit(cmd.Reap(ino))
-            self.reaped += 1
+    def _let_go(self, inodes: list[Inode], *, unmapped: bool = False) -> None:
+        """A number of them in one transaction, which is to stay small."""
+        for start in range(0, len(inodes), _AT_ONCE):
+            if self._reaping.let_go(inodes[start : start + _AT_ONCE], unmapped=unmapped):
+                self._due.set()

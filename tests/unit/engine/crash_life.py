@@ -127,6 +127,7 @@ async def _forget(life: Life, asked: Asked) -> None:
     """The kernel drops what has no name; a FORGET is never sent twice, whoever read it."""
     life.kernel.held -= life.engine.state.orphans
     life.engine.orphans.forgotten(list(life.engine.state.orphans))
+    await life.engine.orphans.caught_up()
 
 
 async def _freeze_and_thaw(life: Life, asked: Asked) -> None:

@@ -24,7 +24,7 @@ from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import recovery
 from guestmemfs_fuse.engine.memory import KEEP_SIZE, PUNCH_HOLE
-from tests.unit.engine.fakes import BLOCK, Bench
+from tests.unit.engine.fakes import BLOCK, Bench, forget
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def test_an_orphan_stays_while_the_kernel_holds_it() -> None:
     bench.engine.backings.ensure(ino)
     bench.kernel.held.add(ino)
     bench.engine.change(cmd.Unlink(ROOT_INO, b"ram"))
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert ino in bench.engine.state.inodes
     bench.kernel.held.clear()
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert ino not in bench.engine.state.inodes
     assert bench.kernel.open_ids == set()
     assert ino not in bench.region.sizes
@@ -138,7 +138,7 @@ def test_regression_a_nameless_file_is_not_reaped_before_the_kernel_has_it() -> 
     ino = bench.engine.make(cmd.Make(ROOT_INO, b"", stat.S_IFREG | 0o600, 0, 0))
     bench.engine.orphans.expected(ino)
     assert bench.engine.orphans.sweep() == 0
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert ino not in bench.engine.state.inodes
 
 
@@ -158,7 +158,7 @@ def test_regression_an_orphan_whose_memory_cannot_be_given_up_does_not_keep_the_
         discard(inode)
 
     monkeypatch.setattr(bench.region, "discard", refuse)
-    bench.engine.orphans.forgotten([stuck, other])
+    forget(bench.engine, stuck, other)
     assert bench.engine.state.orphans == {stuck}
     assert bench.engine.orphans.sweep() == 0
 
@@ -190,7 +190,7 @@ def test_one_backing_id_per_inode_until_the_kernel_forgets_it() -> None:
     bench = Bench()
     ino = make_file(bench)
     assert bench.engine.backings.ensure(ino) == bench.engine.backings.ensure(ino)
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert bench.engine.backings.of(ino) is None
     assert ino in bench.engine.state.inodes
 
@@ -292,7 +292,7 @@ def test_a_frozen_instance_reaps_orphans_only_after_thaw() -> None:
     ino = make_file(bench)
     bench.engine.change(cmd.Unlink(ROOT_INO, b"ram"))
     trio.run(bench.engine.freeze)
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert ino in bench.engine.state.inodes
     bench.engine.thaw()
     assert ino not in bench.engine.state.inodes

@@ -16,7 +16,7 @@ from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import fsck_online
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.fsck import Result
-from tests.unit.engine.fakes import BLOCK, Bench
+from tests.unit.engine.fakes import BLOCK, Bench, forget
 from tests.unit.engine.fsck_rig import StrictRegion, lookup
 
 
@@ -139,7 +139,7 @@ def test_files_that_come_and_go_meanwhile_are_no_problems() -> None:
     def meddle() -> None:
         for number, ino in enumerate(victims):
             engine.change(cmd.Unlink(ROOT_INO, b"v%d" % number))
-            engine.orphans.forgotten([ino])
+            forget(engine, ino)
             engine.make(cmd.Make(ROOT_INO, b"n%d" % number, stat.S_IFREG | 0o600, 0, 0))
 
     real = region.inventory

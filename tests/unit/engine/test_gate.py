@@ -18,7 +18,7 @@ from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import recovery
 from guestmemfs_fuse.engine.gate import Gate
 from guestmemfs_fuse.region.base import Region
-from tests.unit.engine.fakes import BLOCK, Bench
+from tests.unit.engine.fakes import BLOCK, Bench, forget
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def test_regression_a_crash_while_reaping_leaves_no_memory_that_belongs_to_nobod
         return append(transaction)  # type: ignore[arg-type]
 
     bench.journal.append = journal  # type: ignore[method-assign]
-    bench.engine.orphans.forgotten([ino])
+    forget(bench.engine, ino)
     assert seen == [False]
     assert ino not in bench.engine.state.inodes
 

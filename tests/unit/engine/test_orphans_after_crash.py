@@ -11,7 +11,7 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.orphans import Orphans
-from tests.unit.engine.fakes import BLOCK, Bench
+from tests.unit.engine.fakes import BLOCK, Bench, forget
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def test_regression_an_o_tmpfile_whose_answer_died_with_the_daemon_is_not_reaped
     trio.run(successor.sweep)
     assert successor.make(nameless, Asked(8, resent=True)) == made
     assert made in bench.region.sizes
-    successor.orphans.forgotten([made])
+    forget(successor, made)
     assert made not in successor.state.inodes
 
 
@@ -82,7 +82,7 @@ def test_who_asks_again_for_a_nameless_file_that_was_reaped_gets_another() -> No
     bench = Bench()
     made = nameless(bench)
     successor = after_a_crash(bench)
-    successor.orphans.forgotten([made])
+    forget(successor, made)
     again = successor.make(cmd.Make(ROOT_INO, b"", stat.S_IFREG | 0o600, 0, 0), Asked(8, resent=True))
     assert again != made
     assert again in successor.state.orphans

@@ -19,7 +19,7 @@ from guestmemfs_fuse.engine import mappings
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.linux.users import MappedBy
 from guestmemfs_fuse.region.base import RegionFile
-from tests.unit.engine.fakes import BLOCK, FakeKernel, MemoryJournal, MemoryRegion
+from tests.unit.engine.fakes import BLOCK, FakeKernel, MemoryJournal, MemoryRegion, forget
 
 BLOCKS = 8
 
@@ -74,7 +74,7 @@ def orphan(engine: Engine, name: bytes = b"ram", blocks: int = BLOCKS) -> Ino:
 
 def test_a_forget_does_not_look_into_proc_on_the_event_loop(engine: Engine, proc: Proc) -> None:
     ino = orphan(engine)
-    engine.orphans.forgotten([ino])
+    forget(engine, ino)
     assert ino in engine.state.inodes
     assert proc.looks == 0
 
@@ -146,8 +146,7 @@ def test_regression_files_with_one_backing_between_them_are_not_watched_for_hole
             await trio.testing.wait_all_tasks_blocked()
             for ino in (first, second):
                 engine.backings.ensure(ino)
-            for ino in (first, second):
-                engine.backings.release(ino)
+            forget(engine, first, second)
             nursery.cancel_scope.cancel()
 
     trio.run(main)
