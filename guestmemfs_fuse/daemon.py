@@ -14,7 +14,6 @@ mountpoint while it is mounted; no path lets go of guest memory.
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -36,7 +35,7 @@ from guestmemfs_fuse.control.instance import InstanceHandlers
 from guestmemfs_fuse.control.server import ControlServer, Progress, adopt_listener, bind_listener
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import DaemonError, FsError, GuestmemfsError, InstanceBusyError
-from guestmemfs_fuse.engine import resizing
+from guestmemfs_fuse.engine import resizing, short_collections
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
@@ -66,6 +65,9 @@ _WARM_S: Final = 20.0
 _LAST_REPLIES_S: Final = 5.0
 _MAX_TASKS: Final = 2048
 """Handlers at once in pyfuse3: a long allocation occupies one."""
+
+_SWITCH_S: Final = 0.0005
+"""For how long a thread (status, fsck) may keep the interpreter while callers wait; Python's own is 5 ms."""
 
 Fds = dict[str, list[int]]
 
@@ -114,7 +116,8 @@ class Daemon:
             storage = open_storage(self._config, self._paths, self._fds, self._notifier, ahead)
             self._storage = storage
             self._preservation = Preservation(self._config, self._paths, self._notifier, self._fds)
-            gc.freeze()  # a full collection would stop callers for as long as the inode table is large
+            short_collections.keep_short()
+            sys.setswitchinterval(_SWITCH_S)
             self._cleanup.callback(storage.close)
             self._config = resizing.settle(self._config, storage.state, storage.region, self._paths.state_dir)
             stored = self._fds.get(fdnames.FUSE, [])
