@@ -15,7 +15,7 @@ from uuid import UUID
 
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import round_up
-from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.engine import listing, report
 from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.linux.users import Dev
 from guestmemfs_fuse.metadata import store
@@ -61,7 +61,7 @@ def devices(instance: Instance) -> list[Dev]:
 def whole_report(offline: Offline) -> dict[str, Any]:
     """What the daemon would say of region and files (control/handlers)."""
     state, region = offline.state, offline.region
-    listed = report.listing(state)
+    listed = listing.listing(state)
     if region is None:
         used_bytes = sum(round_up(inode.size_bytes, state.block_bytes) for _path, inode in listed)
         rows = [_unmeasured(path, inode.ino, inode.size_bytes, inode.pinned) for path, inode in listed]

@@ -14,14 +14,19 @@ from typing import Any, TypeVar
 
 import trio
 
+from guestmemfs_fuse.control.protocol import Packed, pack_each
 from guestmemfs_fuse.control.server import Handler, Progress
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import UsageError
 from guestmemfs_fuse.core.lookup import inode_of
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino, round_up
-from guestmemfs_fuse.engine import picture, report
+from guestmemfs_fuse.engine import listing, picture, report
 from guestmemfs_fuse.engine.engine import Engine
+from guestmemfs_fuse.engine.listing import Listing
+from guestmemfs_fuse.engine.poison import Poisoned
+from guestmemfs_fuse.linux.users import Dev
+from guestmemfs_fuse.region.base import Region
 
 Args = Mapping[str, object]
 
@@ -35,6 +40,20 @@ def argument(args: Args, name: str, kind: type[T]) -> T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f"argument {name} must be {kind.__name__}")
     return value
+
+
+def _packed_rows(
+    listed: Listing, devices: list[Dev], region: Region, poisoned: Poisoned
+) -> tuple[Packed, report.Report]:
+    """Blocks. Files and huge pages of `status`."""
+    tally = report.HugeTally()
+    rows = report.rows(listing.in_order(listed), devices, region, poisoned)
+    return pack_each(tally.over(rows)), tally.figures()
+
+
+def _packed_picture(listed: Listing, region: Region) -> Packed:
+    """Blocks. Files of `map TARGET`."""
+    return pack_each(picture.files(listing.in_order(listed), region))
 
 
 class Handlers:
@@ -62,12 +81,12 @@ class Handlers:
         engine = self._engine
         await engine.orphans.reap()
         poisoned = await engine.poison.look()
-        listed, devices = report.listing(engine.state), report.devices_of(engine.state)
-        rows = await trio.to_thread.run_sync(report.files, listed, devices, engine.region, poisoned)
+        listed, devices = await listing.gathered(engine.ledger), report.devices_of(engine.state)
+        files, huge = await trio.to_thread.run_sync(_packed_rows, listed, devices, engine.region, poisoned)
         return {
             "region": report.region_figures(engine.state, engine.region),
-            "huge": report.huge_figures(rows),
-            "files": rows,
+            "huge": huge,
+            "files": files,
         }
 
     async def map(self, args: Args, progress: Progress) -> object:
@@ -84,8 +103,9 @@ class Handlers:
     async def picture(self, args: Args, progress: Progress) -> object:
         """{} -> the whole region: who has which part of it."""
         engine = self._engine
-        listed, space = report.listing(engine.state), picture.space(engine.state, engine.region)
-        return {**space, "files": await trio.to_thread.run_sync(picture.files, listed, engine.region)}
+        listed = await listing.gathered(engine.ledger)
+        space = picture.space(engine.state, engine.region)
+        return {**space, "files": await trio.to_thread.run_sync(_packed_picture, listed, engine.region)}
 
     async def pin(self, args: Args, progress: Progress) -> object:
         """{path, pinned}."""

@@ -20,7 +20,7 @@ Called by control/server.py and control/client.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -90,18 +90,48 @@ class ErrorReply:
 Message = Hello | Request | Event | Reply | ErrorReply
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A value in a result that was packed before, in a thread and in pieces: packing stops everybody."""
+
+    body: bytes
+
+
+def pack_each(values: Iterable[object]) -> Packed:
+    """A list of them. Raises what `encode` makes a ProtocolError of: TypeError, ValueError, OverflowError."""
+    pieces = [_pack(value) for value in values]
+    return Packed(b"".join([msgpack.Packer().pack_array_header(len(pieces)), *pieces]))
+
+
+def _pack(value: object) -> bytes:
+    return bytes(msgpack.packb(value, unicode_errors="surrogateescape"))
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    if isinstance(value, Packed):
+        yield value.body
+    elif isinstance(value, dict):
+        yield msgpack.Packer().pack_map_header(len(value))
+        for key, each in value.items():
+            yield _pack(key)
+            yield from _pieces(each)
+    else:
+        yield _pack(value)
+
+
 # -- bytes ---------------------------------------------------------------------------------------------
 
 
 def encode(message: Message, max_bytes: int = MAX_REPLY_BYTES) -> bytes:
     """The message with its length. Raises ProtocolError when it is too big or holds what msgpack cannot."""
     try:
-        body = msgpack.packb(_as_map(message), unicode_errors="surrogateescape")
-    except (TypeError, ValueError, OverflowError) as error:
+        pieces = list(_pieces(_as_map(message)))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"a message cannot be packed: {error}") from error
-    if len(body) > max_bytes:
-        raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {max_bytes}")
-    return _LENGTH.pack(len(body)) + bytes(body)
+    size_bytes = sum(map(len, pieces))
+    if size_bytes > max_bytes:
+        raise ProtocolError(f"a message of {size_bytes} bytes is over the limit of {max_bytes}")
+    return b"".join([_LENGTH.pack(size_bytes), *pieces])
 
 
 def _as_map(message: Message) -> dict[str, object]:

@@ -9,12 +9,14 @@ Called by control/handlers.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import Extent
 from guestmemfs_fuse.engine import report
+from guestmemfs_fuse.engine.listing import Listing
 from guestmemfs_fuse.region.base import Region
 
 
@@ -30,10 +32,10 @@ def space(state: State, region: Region) -> dict[str, Any]:
     }
 
 
-def files(listed: report.Listing, region: Region) -> list[dict[str, Any]]:
-    """Every file's extents. Blocks: asks for each file. listed: see report.listing."""
-    return [
-        {
+def files(listed: Listing, region: Region) -> Iterator[dict[str, Any]]:
+    """Every file's extents. Blocks: asks for each file."""
+    for path, inode in listed:
+        yield {
             "path": path,
             "ino": inode.ino,
             "size_bytes": inode.size_bytes,
@@ -41,8 +43,6 @@ def files(listed: report.Listing, region: Region) -> list[dict[str, Any]]:
             "saved_guest": os.fsdecode(inode.mark) or None,
             "extents": [asdict(extent) for extent in region.extents(inode)],
         }
-        for path, inode in listed
-    ]
 
 
 def _ranges(extents: tuple[Extent, ...], state: State) -> list[dict[str, int]]:

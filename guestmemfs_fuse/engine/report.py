@@ -8,31 +8,20 @@ Keys are the CLI's JSON contract (docs/cli.md).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from guestmemfs_fuse.core.errors import FsError, UnknownTargetError
 from guestmemfs_fuse.core.state import Inode, State
-from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import mappings
+from guestmemfs_fuse.engine.listing import Listing
 from guestmemfs_fuse.engine.poison import Poisoned, scan
 from guestmemfs_fuse.linux import hwpoison, users
 from guestmemfs_fuse.region import hugetlb_figures
 from guestmemfs_fuse.region.base import Region
 
 Report = dict[str, Any]
-
-
-Listing = list[tuple[str, Inode]]
-
-
-def listing(state: State) -> Listing:
-    """Every regular file with its first path; orphans that are still in use come last, with an empty path.
-
-    Reads the state only: call it where the state cannot change, and `files` with the result in a thread.
-    """
-    return list(_walk(state))
 
 
 def files(
@@ -42,17 +31,21 @@ def files(
 
     poisoned: what the engine knows of memory errors; None: nobody has looked, do it now.
     """
+    return list(rows(listed, devices, region, poisoned))
+
+
+def rows(
+    listed: Listing, devices: list[users.Dev], region: Region, poisoned: Poisoned | None = None
+) -> Iterator[Report]:
+    """As `files`, one after the other: 100,000 rows at once would be much for the collector."""
     if poisoned is None:
         poisoned = _search(region, [inode for _, inode in listed])
     mapped = mappings.mapped_by(mappings.viewpoint(devices, region), (inode for _, inode in listed))
     opened = users.open_counts(devices) if devices else {}
-    return [
-        {
-            **_file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0)),
-            "poisoned": _errors(inode, poisoned),
-        }
-        for path, inode in listed
-    ]
+    for path, inode in listed:
+        row = _file(path, inode, region, mapped.get(inode.ino, []), opened.get(inode.ino, 0))
+        row["poisoned"] = _errors(inode, poisoned)
+        yield row
 
 
 def one_file(
@@ -101,11 +94,31 @@ def region_figures(state: State, region: Region) -> Report:
     return found
 
 
-def huge_figures(rows: list[Report]) -> Report:
+@dataclass(slots=True)
+class HugeTally:
+    """Huge-page coverage of files together, added up while their rows pass by."""
+
+    huge_bytes: int = 0
+    allocated_bytes: int = 0
+
+    def over(self, rows: Iterable[Report]) -> Iterator[Report]:
+        """The same rows."""
+        for row in rows:
+            self.huge_bytes += row["huge_bytes"]
+            self.allocated_bytes += row["allocated_bytes"]
+            yield row
+
+    def figures(self) -> Report:
+        """As `status` says it."""
+        return {"bytes": self.huge_bytes, "fraction": _fraction(self.huge_bytes, self.allocated_bytes)}
+
+
+def huge_figures(rows: Iterable[Report]) -> Report:
     """Huge-page coverage of all files together."""
-    huge_bytes = sum(row["huge_bytes"] for row in rows)
-    allocated_bytes = sum(row["allocated_bytes"] for row in rows)
-    return {"bytes": huge_bytes, "fraction": _fraction(huge_bytes, allocated_bytes)}
+    tally = HugeTally()
+    for _ in tally.over(rows):
+        pass
+    return tally.figures()
 
 
 def resolve(state: State, path: str) -> Inode:
@@ -119,26 +132,6 @@ def resolve(state: State, path: str) -> Inode:
             raise UnknownTargetError(f"no file {path}")
         inode = state.inodes[ino]
     return inode
-
-
-def _walk(state: State) -> Iterator[tuple[str, Inode]]:
-    queue: list[tuple[str, Ino]] = [("", ROOT_INO)]
-    seen: set[Ino] = set()
-    while queue:
-        prefix, ino = queue.pop()
-        directory = state.inodes[ino].directory
-        for name, child_ino in sorted(directory.items()) if directory is not None else ():
-            path = f"{prefix}/{os.fsdecode(name)}"
-            child = state.inodes[child_ino]
-            if child.is_dir:
-                queue.append((path, child_ino))
-            elif child.is_file and child_ino not in seen:
-                seen.add(child_ino)
-                yield path, child
-    for ino in sorted(state.orphans):
-        inode = state.inodes.get(ino)
-        if inode is not None and inode.is_file:
-            yield "", inode
 
 
 def _file(path: str, inode: Inode, region: Region, mapped: list[users.MappedBy], open_count: int) -> Report:

@@ -21,6 +21,7 @@ from guestmemfs_fuse.control.protocol import (
     Request,
     decode,
     encode,
+    pack_each,
 )
 from guestmemfs_fuse.core.errors import RegionFullError
 
@@ -133,3 +134,15 @@ def test_what_cannot_be_packed_is_a_protocol_error(value: object) -> None:
 def test_an_error_keeps_class_message_hint_and_exit_code() -> None:
     reply = ErrorReply.of(RegionFullError("no room for 3 blocks", hint="destroy something"))
     assert reply == ErrorReply("RegionFullError", "no room for 3 blocks", "destroy something", 1)
+
+
+def test_what_was_packed_before_arrives_as_if_it_had_not_been() -> None:
+    rows = [{"path": "/\udce9t\udce9", "ino": number, "users": [1, None]} for number in range(70_000)]
+    whole = encode(Reply({"region": {"kind": "tmpfs"}, "files": rows, "none": []}))
+    pieces = encode(Reply({"region": {"kind": "tmpfs"}, "files": pack_each(rows), "none": pack_each([])}))
+    assert pieces == whole
+
+
+def test_what_was_packed_before_counts_for_the_limit() -> None:
+    with pytest.raises(ProtocolError, match="over the limit of 100"):
+        encode(Reply({"files": pack_each([b"x" * 100])}), 100)
