@@ -7,13 +7,14 @@ it. Nothing in here knows FUSE messages or sockets.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import RegionFullError, UserLimitError
+from guestmemfs_fuse.core.errors import InvalidCallError, RegionFullError, UserLimitError
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.engine import recovery
@@ -106,6 +107,16 @@ class Engine:
     def may_open_saved(self, ino: Ino) -> bool:
         """Whether a file that holds a saved guest may be opened: only while it is being restored."""
         return ino in self._openable
+
+    def check_opening(self, flags: int) -> None:
+        """Refuse, before anything is made, an open(2) the kernel would not complete.
+
+        It opens the backing with the caller's flags; what stands in for one where nothing can be mapped
+        through the mount knows no O_DIRECT, and the caller would get EIO. Raises InvalidCallError, as
+        filesystems without direct I/O do.
+        """
+        if flags & os.O_DIRECT and not self.region.passthrough:
+            raise InvalidCallError("there is no direct I/O here")
 
     def allow_restore(self, ino: Ino, allowed: bool) -> None:
         """Open or close the door for `vm restore`; a new daemon starts with it closed."""

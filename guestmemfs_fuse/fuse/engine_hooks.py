@@ -53,6 +53,7 @@ class EngineHooks:
 
     async def tmpfile(self, request: Request, mode: int, flags: int, umask: int) -> TmpfileReply:
         """See RelayHooks.tmpfile: a regular file that is an orphan from the start."""
+        self._engine.check_opening(flags)
         command = cmd.Make(
             Ino(request.nodeid), b"", stat.S_IFREG | stat.S_IMODE(mode), request.uid, request.gid
         )

@@ -178,6 +178,7 @@ class GuestOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        self._engine.check_opening(flags)
         command = cmd.Make(Ino(parent_inode), name, stat.S_IFREG | mode, ctx.uid, ctx.gid)
         ino = self._engine.make(command, self._origin(ctx), opened=True)
         return _file_info(ino), self._attributes(ino)
@@ -187,6 +188,7 @@ class GuestOperations(pyfuse3.Operations):
         found = inode_of(self._engine.state, Ino(inode))
         if found.mark and not self._engine.may_open_saved(found.ino):
             raise BusyFsError("the file holds a saved guest")
+        self._engine.check_opening(flags)
         self._engine.backings.ensure(found.ino)
         return _file_info(found.ino)
 

@@ -36,7 +36,9 @@ def side_by_side(name: str, size: str) -> Iterator[tuple[Places, Instance]]:
         mount.mount("control", str(control_path), "tmpfs", FLAGS, f"size={size},mode=755,huge=never")
         stack.callback(mount.umount, str(control_path), mount.MNT_DETACH)
         stack.callback(cli.destroy_all)
-        instance = cli.mount(name, "--region", os.environ.get(REGION_VARIABLE) or "tmpfs", size=size)
+        kind = os.environ.get(REGION_VARIABLE) or "tmpfs"
+        reserve = ["--reserve"] if kind == "hugetlb" else []
+        instance = cli.mount(name, "--region", kind, *reserve, size=size)
         ours, control = Place("mount", instance.mountpoint), Place("control", control_path)
         stack.callback(control.close)
         stack.callback(ours.close)

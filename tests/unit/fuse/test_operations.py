@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -70,6 +71,18 @@ def test_reading_and_writing_are_refused() -> None:
     ino = make_file(caller)
     assert caller.errno_of("read", ino, 0, 10) == errno.EINVAL
     assert caller.errno_of("write", ino, 0, b"x") == errno.EINVAL
+
+
+def test_regression_direct_io_is_refused_where_no_file_can_be_mapped() -> None:
+    """The kernel answered EIO: what stands in for a backing there cannot be opened with O_DIRECT."""
+    caller = Caller()
+    ino = make_file(caller)
+    caller.call("open", ino, os.O_RDWR | os.O_DIRECT, caller.ctx)
+    caller.bench.region.passthrough = False
+    caller.call("open", ino, os.O_RDWR, caller.ctx)
+    for call in (("open", ino), ("create", ROOT_INO, b"new", 0o600)):
+        assert caller.errno_of(*call, os.O_RDWR | os.O_DIRECT, caller.ctx) == errno.EINVAL
+    assert caller.call("lookup", ROOT_INO, b"new", caller.ctx).st_ino == 0
 
 
 def test_a_missing_name_is_answered_so_that_the_kernel_may_cache_it() -> None:
