@@ -6,44 +6,21 @@ remembers the instance, everything comes out of the session.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
-from . import tiny_guest
-from .blackout import blackout, shown
-from .rig import VmResult, run_in_vm
+from .kexec import assert_the_blackout_is_known, assert_the_guest_counted_on, read, through_kexec
+from .rig import VmResult
 
 pytestmark = pytest.mark.vm_luo
-
-_CMDLINE = "kho=on liveupdate=on"
-_RUN = ".venv/bin/python -m tests.vm.inside_kexec memfd"
 
 
 @pytest.fixture(scope="module")
 def machine() -> VmResult:
-    tiny_guest.boot_files()
-    return run_in_vm(
-        "luo",
-        phases=[f"{_RUN} before; kexec -e", f"{_RUN} after"],
-        cmdline=_CMDLINE,
-        memory_mib=2048,
-        cpus=2,
-        env={"GUESTMEMFS_PATIENCE": "8"},
-        timeout_s=580,
-    )
-
-
-def read(machine: VmResult, name: str) -> Any:
-    return json.loads(machine.files[name])
+    return through_kexec("luo", "memfd", "kho=on liveupdate=on")
 
 
 def test_the_guest_counts_on_in_the_new_kernel(machine: VmResult) -> None:
-    before, after = read(machine, "before"), read(machine, "after")
-    counts = after["counts"]
-    assert counts == list(range(1, len(counts) + 1)) and counts[-1] >= before["count"] + 3
-    assert after["complaints"] == [] and after["ram_intact"]
+    assert_the_guest_counted_on(machine)
 
 
 def test_the_rest_of_the_region_is_the_same_to_the_byte(machine: VmResult) -> None:
@@ -73,9 +50,6 @@ def test_modifications_are_refused_while_preserved_and_abort_gives_them_back(mac
 
 
 def test_what_the_blackout_is_made_of(machine: VmResult, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = blackout(
-        machine.files, "preserve: hand all memory to the kernel", "retrieve, check, make huge, mount"
+    assert_the_blackout_is_known(
+        machine, capsys, "preserve: hand all memory to the kernel", "retrieve, check, make huge, mount"
     )
-    assert all(seconds > 0 for _, seconds in rows[:-2])
-    with capsys.disabled():
-        print(f"\nblackout of a guest across kexec (emulated, TCG):\n{shown(rows)}")

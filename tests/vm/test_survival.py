@@ -15,13 +15,12 @@ import pytest
 
 from tests.require import require
 
+from .four_units import KINDS, assert_same, run_four_units
 from .kernels import REPO
-from .rig import VmResult, run_in_vm
+from .rig import VmResult
 from .test_systemd import package  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.vm_luo
-HERE = Path(__file__).parent
-KINDS = ("tmpfs", "memfd", "hugetlb", "dax")
 
 
 @pytest.fixture(scope="module")
@@ -38,33 +37,13 @@ def newest_systemd() -> dict[str, bytes | str]:
 
 @pytest.fixture(scope="module")
 def machine(package: bytes, newest_systemd: dict[str, bytes | str]) -> VmResult:  # noqa: F811
-    return run_in_vm(
-        "luo",
-        phases=[(HERE / f"survival_script_{number}.sh").read_text() for number in (1, 2)],
-        init="systemd",
-        cmdline="kho=on liveupdate=on memmap=256M!1G",
-        memory_mib=2560,
-        disk_mib=1024,
-        cpus=2,
-        files={
-            "steps.sh": (HERE / "survival_steps.sh").read_text(),
-            "fill.py": (HERE / "survival_fill.py").read_text(),
-            "sum.py": (HERE / "survival_sum.py").read_text(),
-            "package.deb": package,
-            **newest_systemd,
-        },
-        env={"GUESTMEMFS_PATIENCE": "8"},
-        timeout_s=2400,
+    return run_four_units(
+        "luo", "survival_script", "kho=on liveupdate=on", package, newest_systemd, timeout_s=2400
     )
 
 
 def loaded(machine: VmResult, name: str) -> Any:
     return json.loads(machine.files[name])
-
-
-def assert_same(machine: VmResult, step: str, kind: str, since: str = "started") -> None:
-    before, after = machine.files[f"{since}-{kind}"], machine.files[f"{step}-{kind}"]
-    assert len(before) == 65 and after == before
 
 
 def test_a_dax_region_does_not_notice_that_its_daemon_is_killed(machine: VmResult) -> None:
