@@ -27,6 +27,7 @@ from guestmemfs_fuse.core.types import FILE_MAX_BYTES, Extent, Ino, round_down, 
 from guestmemfs_fuse.linux import coverage, hwpoison, memory
 from guestmemfs_fuse.region import host_memory, huge_policy, tail
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
+from guestmemfs_fuse.region.freeing import Freeing
 from guestmemfs_fuse.region.huge_policy import HugePolicy
 
 PIECE_BYTES: Final = 1 << 30
@@ -37,6 +38,8 @@ _STRETCH_BYTES: Final = 4 << 30
 is gone through."""
 _LARGE_BYTES: Final = 256 << 20
 """From here on it is asked whether the host has the memory, rather than found out."""
+FREED_AT_ONCE_BYTES: Final = 64 << 20
+"""Giving back more than this is left to a thread: a seventh of a millisecond."""
 _PMD_BYTES: Final = 2 << 20
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 """What a filesystem says that is full; a dax region's may have quotas, and no inodes left."""
@@ -63,6 +66,7 @@ class BackingFiles(ABC):
         self.block_bytes = block_bytes
         self._numa_node = numa_node
         self.huge_policy: HugePolicy | None = None
+        self._freeing = Freeing()
 
     @abstractmethod
     def create(self, ino: Ino) -> None: ...
@@ -169,10 +173,19 @@ class BackingFiles(ABC):
         return 0 if start >= os.fstat(fd).st_size else min(end - start - 1, os.fstat(fd).st_blocks * 512)
 
     def _require_room(self, needed_bytes: int) -> None:
-        if needed_bytes > self.use().free_bytes + self.block_bytes - 1:
-            raise RegionFullError("the region is full")
+        lacking = self._lacking(needed_bytes)
+        if lacking and self._freeing.wait():
+            lacking = self._lacking(needed_bytes)
+        if lacking:
+            raise RegionFullError(lacking)
+
+    def _lacking(self, needed_bytes: int) -> str | None:
+        free_bytes = self.use().free_bytes - self._freeing.pending_bytes
+        if needed_bytes > free_bytes + self.block_bytes - 1:
+            return "the region is full"
         if needed_bytes >= _LARGE_BYTES and needed_bytes > self.available_bytes():
-            raise RegionFullError("the host has no memory left for this")
+            return "the host has no memory left for this"
+        return None
 
     def take_back(self, ino: Ino, filled: Filled) -> None:
         """See Region.take_back."""

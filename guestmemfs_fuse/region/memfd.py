@@ -13,6 +13,7 @@ import os
 import resource
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from guestmemfs_fuse.core.errors import (
@@ -27,7 +28,7 @@ from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino, round_up
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory, private_tmpfs
-from guestmemfs_fuse.region.backing_files import BackingFiles
+from guestmemfs_fuse.region.backing_files import FREED_AT_ONCE_BYTES, BackingFiles
 from guestmemfs_fuse.region.base import BackingStat, RegionUse
 
 MOUNT_NAME: Final = "region-mount"
@@ -76,12 +77,14 @@ class MemfdRegion(BackingFiles):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def handover_fds(self) -> dict[str, list[int]]:
-        """See OpenRegion."""
+        """See OpenRegion. A successor counts as used what is not back yet, and cannot wait for it."""
+        self._freeing.wait()
         files = {_name(ino): [fd] for ino, fd in self._fds.items()}
         return {MOUNT_NAME: [self._mount_fd], **files}
 
     def close(self) -> None:
         """Let go of our copies; the memory stays with the store's."""
+        self._freeing.wait()
         for fd in (self._mount_fd, *self._fds.values()):
             os.close(fd)
 
@@ -105,11 +108,14 @@ class MemfdRegion(BackingFiles):
             fd = self._fds.pop(ino, None)
         if fd is None:
             return
+        had_bytes = os.fstat(fd).st_blocks * 512
+        # What came through a kexec is on another tmpfs, and not in the figures that `use` begins with.
+        if had_bytes > FREED_AT_ONCE_BYTES and ino not in self._retrieved:
+            self._freeing.take(had_bytes, partial(_give_up, fd))
+        else:
+            _give_up(fd)
         self._retrieved.discard(ino)
-        # Now, and not when the store gets to it: who removed a file may count on its room.
-        os.ftruncate(fd, 0)
         self._store.remove(_name(ino))
-        os.close(fd)
 
     def _fd(self, ino: Ino) -> int:
         try:
@@ -137,16 +143,19 @@ class MemfdRegion(BackingFiles):
         return iter(list(self._fds))
 
     def use(self) -> RegionUse:
-        """See Region.use."""
+        """See Region.use: what is being given back is free."""
+        pending_bytes = self._freeing.pending_bytes
         whole = os.fstatvfs(self._mount_fd)
         used_bytes = (whole.f_blocks - whole.f_bfree) * whole.f_frsize
-        return RegionUse(self.size_bytes, used_bytes + self._retrieved_bytes())
+        used_bytes += self._retrieved_bytes() - pending_bytes
+        return RegionUse(self.size_bytes, max(0, used_bytes))
 
     def _retrieved_bytes(self) -> int:
         return sum(os.fstat(self._fds[ino]).st_blocks * 512 for ino in list(self._retrieved))
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
+        self._freeing.wait()
         used_bytes = self.use().used_bytes
         if size_bytes < used_bytes:
             raise InstanceBusyError(f"{used_bytes} bytes are in use", hint="remove files first")
@@ -181,6 +190,14 @@ def create(store: FdStore, size_bytes: int, numa_node: int | None = None) -> dic
     mount_fd = private_tmpfs.new(size_bytes, size_bytes, numa_node)
     store.store(MOUNT_NAME, mount_fd)
     return {MOUNT_NAME: [mount_fd]}
+
+
+def _give_up(fd: int) -> None:
+    """Now, and not when the store lets go of its copy: who removed a file may count on its room."""
+    try:
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def file_fds(by_name: Mapping[str, list[int]]) -> dict[Ino, int]:

@@ -1,0 +1,70 @@
+"""Gives the memory of large removed files back without making callers wait.
+
+The kernel takes 2 ms for each GiB in huge pages and much more in small ones, in the call that drops the last
+reference to a file: that call is made in a thread here. What is being given back counts as free, because who
+needs the room can wait for it (`wait`). Nothing is lost when the process ends in between: its references
+end with it.
+
+Invariants: a descriptor that was taken is released exactly once; there is a thread only while there is
+something to do. Called by the regions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+Release = Callable[[], None]
+"""Drops the last reference to a file's memory. May raise OSError."""
+
+
+class Freeing:
+    """What is on its way back. Thread safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pending: deque[tuple[int, Release]] = deque()
+        self._pending_bytes = 0
+        self._works = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much is not back yet, of what was taken."""
+        return self._pending_bytes
+
+    def take(self, length_bytes: int, release: Release) -> None:
+        """Have `release` called, which gives back length_bytes. Returns at once."""
+        with self._changed:
+            self._pending.append((length_bytes, release))
+            self._pending_bytes += length_bytes
+            if self._works:
+                return
+            self._works = True
+        threading.Thread(target=self._work, name="freeing").start()
+
+    def wait(self) -> bool:
+        """Return once everything is back; whether there was anything to wait for. Blocks."""
+        with self._changed:
+            had_some = self._works
+            while self._works:
+                self._changed.wait()
+        return had_some
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._pending:
+                    self._works = False
+                    self._changed.notify_all()
+                    return
+                length_bytes, release = self._pending.popleft()
+            try:
+                release()
+            except OSError as error:
+                log.warning("the memory of a removed file was not given back: %s", error)
+            with self._changed:
+                self._pending_bytes -= length_bytes

@@ -1,0 +1,202 @@
+"""The memory of large removed files goes back beside everything else, and counts as free meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from guestmemfs_fuse.core.errors import RegionFullError
+from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.region import backing_files, memfd, tmpfs
+from guestmemfs_fuse.region.backing_files import BackingFiles
+from guestmemfs_fuse.region.freeing import Freeing, Release
+from guestmemfs_fuse.region.memfd import MOUNT_NAME, MemfdRegion
+from guestmemfs_fuse.region.named_files import NamedBackingFiles
+from guestmemfs_fuse.region.tmpfs import TmpfsRegion
+from tests.unit.region.test_memfd_region import Store
+
+BLOCK = 4096
+WITHIN_S = 30.0
+
+
+class Slow:
+    """A release that waits until it may."""
+
+    def __init__(self, then: Release = lambda: None) -> None:
+        self.began, self.may = threading.Event(), threading.Event()
+        self._then = then
+
+    def __call__(self) -> None:
+        self.began.set()
+        assert self.may.wait(WITHIN_S)
+        self._then()
+
+
+def test_nobody_waits_who_does_not_ask_to() -> None:
+    freeing, slow, seen = Freeing(), Slow(), []
+    freeing.take(100, slow)
+    freeing.take(20, lambda: seen.append("second"))
+    assert slow.began.wait(WITHIN_S)
+    assert freeing.pending_bytes == 120
+    assert not seen
+    slow.may.set()
+    assert freeing.wait()
+    assert freeing.pending_bytes == 0
+    assert seen == ["second"]
+    assert not freeing.wait()
+
+
+def test_a_thread_is_there_only_while_there_is_something_to_do() -> None:
+    freeing = Freeing()
+    before = threading.active_count()
+    for _ in range(5):
+        freeing.take(1, lambda: None)
+        freeing.wait()
+    deadline = threading.Event()
+    while threading.active_count() > before and not deadline.wait(0.001):
+        pass
+    assert threading.active_count() == before
+
+
+def test_one_that_cannot_be_given_back_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError("sealed")
+
+    freeing, seen = Freeing(), []
+    slow = Slow()
+    freeing.take(1, slow)
+    freeing.take(1, fail)
+    freeing.take(1, lambda: seen.append("third"))
+    with caplog.at_level(logging.WARNING):
+        slow.may.set()
+        assert freeing.wait()
+    assert seen == ["third"]
+    assert freeing.pending_bytes == 0
+    assert "sealed" in caplog.text
+
+
+@pytest.fixture(params=["tmpfs", "memfd"])
+def region(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackingFiles]:
+    """A region on the host's /dev/shm, where every file counts as large."""
+    monkeypatch.setattr("resource.setrlimit", lambda which, limits: None)
+    for module in (tmpfs, memfd):
+        monkeypatch.setattr(module, "FREED_AT_ONCE_BYTES", 0)
+    made = _tmpfs(request) if request.param == "tmpfs" else _memfd()
+    yield made
+    made.close()
+
+
+def _tmpfs(request: pytest.FixtureRequest) -> TmpfsRegion:
+    path: Path = request.getfixturevalue("tmp_path")
+    return TmpfsRegion(str(path), 1 << 30, BLOCK)
+
+
+def _memfd() -> MemfdRegion:
+    mount_fd = os.open("/dev/shm", os.O_RDONLY | os.O_DIRECTORY)
+    return MemfdRegion({MOUNT_NAME: [mount_fd]}, Store(), "/dev/shm", 1 << 30, BLOCK)
+
+
+def a_file(region: BackingFiles, number: int) -> Inode:
+    inode = Inode(Ino(number), 0o100600, 0, 0, 1, 0, 0, 0)
+    region.create(inode.ino)
+    with region._opened(inode.ino) as fd:
+        os.posix_fallocate(fd, 0, 8 * BLOCK)
+    return inode
+
+
+@pytest.fixture
+def held(region: BackingFiles, monkeypatch: pytest.MonkeyPatch) -> list[Slow]:
+    """Everything that is given back from now on waits."""
+    found: list[Slow] = []
+    take: Callable[[int, Release], None] = region._freeing.take
+
+    def hold(length_bytes: int, release: Release) -> None:
+        found.append(Slow(release))
+        take(length_bytes, found[-1])
+
+    monkeypatch.setattr(region._freeing, "take", hold)
+    return found
+
+
+def test_a_removed_file_is_gone_while_its_memory_is_on_its_way(
+    region: BackingFiles, held: list[Slow]
+) -> None:
+    inode = a_file(region, 7)
+    region.discard(inode)
+    region.discard(inode)
+    assert list(region.inventory()) == []
+    (slow,) = held
+    assert region._freeing.pending_bytes >= 8 * BLOCK
+    slow.may.set()
+    region._freeing.wait()
+
+
+def test_room_that_is_on_its_way_counts_as_free(
+    region: BackingFiles, held: list[Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_bytes = 100 * BLOCK
+    monkeypatch.setattr(NamedBackingFiles, "_metadata_bytes", lambda self: 0)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: Whole(used_bytes))
+    region.size_bytes = 120 * BLOCK  # type: ignore[attr-defined]
+    inode = a_file(region, 7)
+    assert region.use().free_bytes == 20 * BLOCK
+    region.discard(inode)
+    assert region.use().free_bytes == 28 * BLOCK
+    assert region._lacking(28 * BLOCK) == "the region is full"
+    used_bytes = 92 * BLOCK
+    held[0].may.set()
+    region._freeing.wait()
+    assert region.use().free_bytes == 28 * BLOCK
+
+
+def test_who_lacks_room_waits_for_what_is_on_its_way_and_only_then_is_refused(
+    region: BackingFiles, held: list[Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def lacking(needed_bytes: int) -> str | None:
+        asked.append(region._freeing.pending_bytes)
+        if held:
+            held[0].may.set()
+        return "the region is full" if needed_bytes > 1 or asked[-1] else None
+
+    monkeypatch.setattr(region, "_lacking", lacking)
+    region.discard(a_file(region, 7))
+    region._require_room(1)
+    assert [bool(pending) for pending in asked] == [True, False]
+    with pytest.raises(RegionFullError):
+        region._require_room(2)
+    assert len(asked) == 3  # nothing was on its way: asked once
+
+
+def test_small_files_are_given_back_at_once(
+    region: BackingFiles, held: list[Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tmpfs, memfd):
+        monkeypatch.setattr(module, "FREED_AT_ONCE_BYTES", backing_files.FREED_AT_ONCE_BYTES)
+    region.discard(a_file(region, 7))
+    assert not held
+
+
+def test_who_leaves_waits_for_what_is_on_its_way(region: BackingFiles, held: list[Slow]) -> None:
+    region.discard(a_file(region, 7))
+    (slow,) = held
+    threading.Timer(0.02, slow.may.set).start()
+    region.handover_fds()  # type: ignore[attr-defined]
+    assert region._freeing.pending_bytes == 0
+
+
+class Whole:
+    """What statvfs(3) says of a filesystem with that much in use."""
+
+    f_frsize = BLOCK
+    f_bfree = 0
+
+    def __init__(self, used_bytes: int) -> None:
+        self.f_blocks = used_bytes // BLOCK
