@@ -44,6 +44,7 @@ _HUGE: Final = "Mappings are of huge pages"
 _XATTRS: Final = "Only user attributes"
 _TIMES: Final = "Times"
 _RENAME: Final = "No whiteouts"
+_KERNEL: Final = "What the kernel does otherwise for FUSE"
 
 _DIFFERENCES: Final[tuple[tuple[str, object, str], ...]] = (
     *((f"data: {title}", ("EINVAL", True), _DATA) for title, *_ in DATA_CALLS),
@@ -65,6 +66,20 @@ _DIFFERENCES: Final[tuple[tuple[str, object, str], ...]] = (
     ("mmap: times of storing through a mapping", "", _TIMES),
     ("utimensat: to the year 2500", ((9223372036, 854775807),) * 2, _TIMES),
     ("rename: leaving a whiteout", "EINVAL", _RENAME),
+    ("kernel: the upper layer of an overlay", "EINVAL", _RENAME),
+    ("kernel: a file in a queue of events", "ok", _KERNEL),
+    ("kernel: data in a directory", 0, _KERNEL),
+    ("kernel: when a file was born", False, _KERNEL),
+    ("kernel: the flags of a file", "ENOTTY", _KERNEL),
+    ("kernel: the flags of a directory", "ENOTTY", _KERNEL),
+    ("kernel: sealing a file", "EINVAL", _KERNEL),
+    ("kernel: a watch on all of it", "ENODEV", _KERNEL),
+    ("kernel: a view with other owners", "EINVAL", _KERNEL),
+    ("kernel: memory behind the end, beyond the process's file size limit", "ok", _KERNEL),
+    *(
+        (f"kernel: bits of a file only others may run after {how} by bob", "2767", _KERNEL)
+        for how in ("truncate", "O_TRUNC", "fallocate", "a hole")
+    ),
     ("xattr: set a trusted one", "EOPNOTSUPP", _XATTRS),
     ("xattr: set a security one", "EOPNOTSUPP", _XATTRS),
     ("xattr: get a trusted one that is missing", "EOPNOTSUPP", _XATTRS),

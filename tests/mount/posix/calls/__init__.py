@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from tests.mount.posix.calls import attributes, data, locks, mapping, names, opening, process, trees
+from tests.mount.posix.calls import around, attributes, data, locks, mapping, names, opening, process, trees
 
 
 def several(steps: list[tuple[object, ...]]) -> list[object]:
@@ -41,7 +41,7 @@ def begin(base_fd: int, name: str, steps: list[tuple[object, ...]]) -> None:
 
 CALLS: dict[str, Callable[..., object]] = {
     name.rstrip("_"): function
-    for module in (process, opening, names, attributes, data, mapping, locks, trees)
+    for module in (process, opening, names, attributes, data, mapping, locks, trees, around)
     for name, function in vars(module).items()
     if callable(function) and not name.startswith("_")
 }
