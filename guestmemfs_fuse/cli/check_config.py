@@ -40,7 +40,8 @@ def check_config(ctx: click.Context, file: str) -> None:
     try:
         config = new_config(wishes, wishes.name, wishes.mountpoint, wishes.dax_dir, this_host())
     except GuestmemfsError as error:
-        say(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+        with open(path, "rb") as source:
+            say(unit_config.refusal(source.read(), error).at(path))
         ctx.exit(int(error.exit_code))
     what = f"{size_text(config.size_bytes)} {config.kind} region"
     result(f"{path}: instance {config.name}, a {what} at {config.mountpoint}")

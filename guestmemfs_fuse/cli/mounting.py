@@ -23,7 +23,7 @@ from guestmemfs_fuse.cli.mountpoint import require_free
 from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
-from guestmemfs_fuse.cli.wishes import Host, Wishes, made_anew, new_config, require_same
+from guestmemfs_fuse.cli.wishes import Host, Wishes, hides, made_anew, new_config, require_same
 from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, MetadataError, UsageError
 from guestmemfs_fuse.handover import fdnames, fdstore, launch, passed_claim, pid_file
 from guestmemfs_fuse.linux import hugepages, mount
@@ -133,7 +133,9 @@ def _all_mountpoints() -> frozenset[str]:
 def _find(wishes: Wishes, mountpoint: str) -> Where:
     """By --name, else by what --state-dir holds, else by the mountpoint."""
     held = _load(registry.resolve_path(wishes.state_dir)) if wishes.state_dir is not None else None
-    name = wishes.name or (held.name if held is not None else _name_of(mountpoint))
+    name = wishes.name
+    if name is None:
+        name = held.name if held is not None else _name_of(mountpoint)
     registered = registry.state_dir_of(name)
     stored = _load(registered) or held
     if stored is not None and stored.name != name:
@@ -150,7 +152,9 @@ def _beside_its_memory(wishes: Wishes, mountpoint: str) -> Wishes:
     dax_dir = _dax_dir(wishes)
     if dax_dir is None or wishes.state_dir is not None:
         return wishes
-    name = wishes.name or _name_beside(dax_dir, mountpoint) or _name_of(mountpoint)
+    name = wishes.name
+    if name is None:
+        name = _name_beside(dax_dir, mountpoint) or _name_of(mountpoint)
     return replace(wishes, name=name, state_dir=os.path.join(dax_dir, name))
 
 
@@ -179,7 +183,7 @@ def _name_of(mountpoint: str) -> str:
 
 
 def _require_outside(where: Where) -> None:
-    if (where.paths.state_dir + "/").startswith(where.mountpoint + "/"):
+    if hides(where.mountpoint, where.paths.state_dir):
         raise UsageError(
             f"the state directory {where.paths.state_dir} would be hidden by the mount",
             hint="choose a --state-dir outside of the mountpoint",

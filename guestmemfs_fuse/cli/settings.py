@@ -46,6 +46,8 @@ def absolute_path(value: object) -> str:
     """A path from the root: neither mount(8) nor systemd has a directory to be relative to."""
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"is an absolute path, not {value!r}")
+    if "\0" in value:
+        raise ValueError("has a zero byte, which no path can have")
     return value
 
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from guestmemfs_fuse.cli.settings import SETTINGS, Understand, absolute_path
-from guestmemfs_fuse.cli.wishes import Wishes
-from guestmemfs_fuse.core.errors import UsageError
+from guestmemfs_fuse.cli.wishes import Wishes, hides
+from guestmemfs_fuse.core.errors import GuestmemfsError, UsageError
 from guestmemfs_fuse.metadata.instance import valid_name
 
 DIRECTORY = "/etc/guestmemfs"
 SUFFIX = ".toml"
 _SMALLEST = 'mountpoint = "/srv/guests" and size = "4G"'
+_OPTION = re.compile(r"--([a-z-]+)")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -107,14 +108,19 @@ def parse(raw: bytes, name: str) -> tuple[Wishes | None, list[Mistake]]:
         except ValueError as error:
             mistakes.append(Mistake(line, f"{key}: {error}"))
     mistakes += [Mistake(0, f"{key} is missing") for key in _REQUIRED if key not in values]
+    if hides(arguments.get("mountpoint"), arguments.get("state_dir")):
+        mistakes.append(Mistake(lines.get("state-dir", 0), "state-dir: would be hidden by the mount"))
     if mistakes:
         return None, mistakes
     return Wishes(name=name, foreground=True, **arguments), []
 
 
-def line_of(raw: bytes, key: str) -> int:
-    """In which line a key stands; 0 when it does not."""
-    return _lines_of_keys(raw.decode(errors="replace")).get(key, 0)
+def refusal(raw: bytes, error: GuestmemfsError) -> Mistake:
+    """What `mount` would refuse although each value is right: in the words of the file raw, with the line."""
+    text = error.message + (f" ({error.hint})" if error.hint else "")
+    lines = _lines_of_keys(raw.decode())
+    named = [lines[option] for option in _OPTION.findall(text) if option in lines]
+    return Mistake(named[0] if named else 0, _OPTION.sub(r"\1", text))
 
 
 def _syntax(message: str, text: str) -> Mistake:
@@ -141,6 +147,13 @@ def _unknown(key: str) -> str:
     return f"unknown key {key!r}; {known}"
 
 
+def _mountpoint(value: object) -> str:
+    path = os.path.normpath(absolute_path(value))
+    if not path.strip("/"):
+        raise ValueError("is a directory of its own, not the root of everything")
+    return path
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"is true or false, not {value!r}")
@@ -148,7 +161,7 @@ def _flag(value: object) -> bool:
 
 
 _KEYS: Mapping[str, tuple[str, Understand]] = {
-    "mountpoint": ("mountpoint", absolute_path),
+    "mountpoint": ("mountpoint", _mountpoint),
     **SETTINGS,
     "reserve": ("reserve", _flag),
 }

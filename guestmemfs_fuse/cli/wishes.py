@@ -103,6 +103,11 @@ def _options(wishes: Wishes) -> dict[str, object]:
     return options
 
 
+def hides(mountpoint: str | None, state_dir: str | None) -> bool:
+    """Whether a mount would cover the state directory; both absolute."""
+    return bool(mountpoint and state_dir) and f"{state_dir}/".startswith(f"{mountpoint}/")
+
+
 def made_anew(stored: InstanceConfig, wishes: Wishes) -> Wishes:
     """The wishes for an instance whose memory is gone: what is not said is as it was.
 
@@ -173,7 +178,9 @@ def _check_combination(kind: RegionKind, wishes: Wishes) -> None:
 
 def _check_memory(kind: RegionKind, size_bytes: int, numa_node: int | None, host: Host) -> None:
     if numa_node is not None and numa_node not in host.node_bytes:
-        raise UsageError(f"there is no NUMA node {numa_node}", hint=f"nodes here: {_listed(host.node_bytes)}")
+        raise UsageError(
+            f"there is no NUMA node {numa_node}", hint=f"--numa-node is one of {_listed(host.node_bytes)}"
+        )
     if kind not in ("tmpfs", "memfd"):
         return  # what they can have is not the host's free memory: the region itself will say
     limit_bytes = host.memory_bytes if numa_node is None else host.node_bytes[numa_node]

@@ -104,6 +104,7 @@ def test_an_instance_without_a_name_is_called_after_its_mountpoint(run: Run, mou
         (["--size", "4M", "--numa-node", "999"], ExitCode.USAGE, "no NUMA node"),
         (["--size", "4M", "--page-size", "1G"], ExitCode.USAGE, "no 1G pages"),
         (["--size", "4M", "--name", "no/name"], ExitCode.USAGE, "no instance name"),
+        (["--size", "4M", "--name", ""], ExitCode.USAGE, "'' is no instance name"),
         (["--size", "4M", "--region", "paper"], ExitCode.USAGE, "paper"),
     ],
 )

@@ -41,6 +41,9 @@ def test_keys_are_the_options_of_mount() -> None:
         (b'mountpoint = "/a"\nsize = "4G"\nreserve = 1\n', 3, "true or false"),
         (b'mountpoint = "/a"\nsize = "4G"\nhuge = "yes"\n', 3, "prefer, require"),
         (b'mountpoint = "/a"\n', 0, "size is missing"),
+        (b'size = "4G"\nmountpoint = "//"\n', 2, "a directory of its own"),
+        (b'size = "4G"\nmountpoint = "/srv/\\u0000"\n', 2, "zero byte"),
+        (b'mountpoint = "/a/"\nsize = "4G"\nstate-dir = "/a/b"\n', 3, "hidden by the mount"),
         (b'mountpoint = "/a"\nsize = "4G', 2, ""),
     ],
 )
@@ -79,10 +82,14 @@ def test_check_config_finds_what_this_host_cannot_give(run, tmp_path: Path) -> N
     path = tmp_path / "guests.toml"
     path.write_bytes(b'mountpoint = "/a"\nsize = "4T"\n')
     done = run("check-config", str(path))
-    assert done.exit_code == 7 and "does not fit" in done.stderr
+    assert done.exit_code == 7 and f"{path}:2: a region of 4 TiB does not fit" in done.stderr
     path.write_bytes(b'mountpoint = "/a"\nsize = "4M"\nregion = "dax"\n')
     done = run("check-config", str(path))
-    assert done.exit_code == 2 and "--dax-dir" in done.stderr
+    assert done.exit_code == 2 and f"{path}:3: region dax needs dax-dir" in done.stderr
+    path.write_bytes(b'mountpoint = "/a"\nsize = "4M"\n\nnuma-node = 999\n')
+    assert f"{path}:4: there is no NUMA node 999" in run("check-config", str(path)).stderr
+    path.write_bytes(b'mountpoint = "/a"\npage-size = "1G"\nsize = "4M"\n')
+    assert f"{path}:2: a tmpfs region has no 1G pages" in run("check-config", str(path)).stderr
 
 
 def test_a_name_stands_for_the_file_of_its_unit() -> None:
