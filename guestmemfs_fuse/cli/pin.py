@@ -33,8 +33,12 @@ def unpin(path: str) -> None:
 def _set_pinned(path: str, pinned: bool) -> None:
     host.require_root()
     from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.core.errors import IsDirectoryError, UsageError
     from guestmemfs_fuse.metadata.instance import instance_of_path
 
     instance, inside = instance_of_path(path)
     args = {"path": "/" + inside, "pinned": pinned}
-    daemons.ask(instance, "pin", args, wait_s=daemons.RESTART_WAIT_S)
+    try:
+        daemons.ask(instance, "pin", args, wait_s=daemons.RESTART_WAIT_S)
+    except IsDirectoryError as error:
+        raise UsageError(f"{path} is a directory", hint="only files are pinned") from error

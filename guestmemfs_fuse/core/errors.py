@@ -114,8 +114,16 @@ class FsError(GuestmemfsError):
     in_doubt = False
     """The change may stand in the journal all the same, and be there for the next daemon."""
 
+    default_message = "the call is refused"
+    """What is said without a message: what the class says of itself."""
+
+    def __init_subclass__(cls) -> None:
+        said = (cls.__doc__ or "").partition("(")[0].strip(" .")
+        if said:
+            cls.default_message = said[0].lower() + said[1:]
+
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
-        super().__init__(message or type(self).__name__, hint=hint)
+        super().__init__(message or self.default_message, hint=hint)
 
 
 class NoEntryError(FsError):

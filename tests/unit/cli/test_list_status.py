@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from guestmemfs_fuse.cli import offline
-from guestmemfs_fuse.core.errors import DaemonError, ExitCode, UnknownTargetError
+from guestmemfs_fuse.core.errors import DaemonError, ExitCode, IsDirectoryError, UnknownTargetError
 from guestmemfs_fuse.core.state import new_state
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.metadata.instance import Instance
@@ -244,6 +244,15 @@ def test_pin_and_unpin(command: str, pinned: bool, run: Run, daemon: FakeDaemon)
     done = run(command, "/mnt/guests/vm1")
     assert (done.exit_code, done.output) == (0, "")
     assert daemon.asked == [("pin", {"path": "/vm1", "pinned": pinned})]
+
+
+def test_regression_a_directory_is_not_pinned_and_that_is_said(run: Run, daemon: FakeDaemon) -> None:
+    daemon.answers["pin"] = IsDirectoryError()
+    done = run("pin", "/mnt/guests")
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.USAGE,
+        "error: /mnt/guests is a directory\nhint: only files are pinned\n",
+    )
 
 
 @pytest.mark.parametrize("command", ["freeze", "thaw"])
