@@ -15,7 +15,7 @@ Examples:
 
 @click.command("debug-dump", epilog=_EXAMPLES)
 @click.argument("target")
-@click.option("--output", metavar="FILE", help="Write to FILE, readable by root only.  [default: stdout]")
+@click.option("--output", metavar="FILE", help="Write to FILE, readable by root only.  [default: -, stdout]")
 def debug_dump(target: str, output: str | None) -> None:
     """Collect what a bug report about TARGET needs: configuration, state, journal tail, log, and processes.
 
@@ -25,15 +25,18 @@ def debug_dump(target: str, output: str | None) -> None:
     host.require_root()
     import json
     import os
+    import stat
 
     from guestmemfs_fuse.cli.dumping import collect
     from guestmemfs_fuse.metadata.instance import find
 
     dump = collect(find(target))
-    if output is None:
+    if output is None or output == "-":
         print_json(dump)
         return
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.fchmod(fd, 0o600)  # it may have been there
     with open(fd, "w", encoding="utf-8") as file:
         json.dump(dump, file, indent=2)
         file.write("\n")

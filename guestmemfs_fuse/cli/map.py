@@ -25,7 +25,9 @@ Examples:
 @click.command("map", epilog=_EXAMPLES)
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--svg", "svg_path", metavar="FILE", help="Write the picture of a whole region to FILE.")
+@click.option(
+    "--svg", "svg_path", metavar="FILE", help="Write the picture of a whole region to FILE, - for stdout."
+)
 @click.option("--qemu", is_flag=True, help="Print the option with which QEMU maps the file without `run`.")
 def map_file(path: str, as_json: bool, svg_path: str | None, qemu: bool) -> None:
     """Show the file PATH: its extents, huge-page coverage and which processes map it.
@@ -41,6 +43,8 @@ def map_file(path: str, as_json: bool, svg_path: str | None, qemu: bool) -> None
     instance, inside = (find(path), "") if _is_name(path) else instance_of_path(path)
     if qemu and (as_json or svg_path is not None or not inside):
         raise click.UsageError("--qemu prints one line for one file")
+    if as_json and svg_path is not None:
+        raise click.UsageError("either --json or --svg")
     if not inside:
         from guestmemfs_fuse.cli.map_region import show_region
 

@@ -31,6 +31,9 @@ def show_region(found: Finding, *, as_json: bool, svg_path: str | None) -> None:
     if svg_path is None:
         _draw(parts, whole, title)
         return
+    if svg_path == "-":
+        click.echo(drawing.svg(parts, whole, title).encode("utf-8", "backslashreplace"), nl=False)
+        return
     with open(svg_path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(drawing.svg(parts, whole, title))
     result(f"{svg_path}: {title}")

@@ -14,6 +14,7 @@ import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import say
+from guestmemfs_fuse.core.errors import GuestmemfsError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -107,15 +108,21 @@ def _write(path: str, every_s: float | None, registry: CollectorRegistry) -> Non
     from prometheus_client import write_to_textfile
 
     os.umask(0o022)  # node-exporter is not root
-    write_to_textfile(path, registry)
-    while every_s is not None:
-        time.sleep(every_s)
+    try:
         write_to_textfile(path, registry)
+        while every_s is not None:
+            time.sleep(every_s)
+            write_to_textfile(path, registry)
+    except OSError as error:  # which names a temporary file
+        raise GuestmemfsError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _serve(port: int, registry: CollectorRegistry) -> None:
     from prometheus_client import start_http_server
 
-    _server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
+    try:
+        _server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
+    except OSError as error:
+        raise GuestmemfsError(f"{LOOPBACK}:{port} cannot be listened on: {error.strerror}") from error
     say(f"serving http://{LOOPBACK}:{port}/metrics")
     thread.join()

@@ -110,6 +110,7 @@ def test_the_picture_shows_files_holes_and_free_space(instance: Instance) -> Non
     svg = instance.cli.directory / "region.svg"
     instance.cli.run("map", instance.name, "--svg", svg)
     assert svg.read_text().count("<rect") == 32 + 4
+    assert instance.cli.run("map", instance.name, "--svg", "-").stdout == svg.read_text()
     whole = instance.cli.json("map", instance.name)
     assert [file["path"] for file in whole["files"]] == ["/a", "/b"]
 

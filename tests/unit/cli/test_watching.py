@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,25 @@ def test_options_of_metrics_that_do_not_go_together(run: Callable[..., Any], opt
     assert run("metrics", *options).exit_code == 2
 
 
+def test_a_metrics_file_that_cannot_be_written_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "guestmemfs.prom"
+    done = run("metrics", "--textfile", str(path))
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"error: {path} cannot be written: No such file or directory\n",
+    )
+
+
+def test_a_port_that_is_taken_is_named(run: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("metrics", "--metrics-listen", str(port))
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"error: 127.0.0.1:{port} cannot be listened on: Address already in use\n",
+    )
+
+
 # -- debug-dump --------------------------------------------------------------------------------------
 
 
@@ -194,6 +214,7 @@ def test_a_dump_goes_to_a_file_that_only_root_reads(
 ) -> None:
     make_instance()
     see(STOPPED)
+    (tmp_path / "dump").touch(0o644)  # one from last time, or anything
     done = run("debug-dump", "guests", "--output", str(tmp_path / "dump"))
     assert done.exit_code == 0
     assert (tmp_path / "dump").stat().st_mode & 0o777 == 0o600
