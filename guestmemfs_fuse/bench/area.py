@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
-from guestmemfs_fuse.bench.measure import Better, Figures, Samples, interleave
-from guestmemfs_fuse.bench.results import Area, Row, Target, Unit, row
+from guestmemfs_fuse.bench.measure import Figures, Samples, interleave
+from guestmemfs_fuse.bench.results import Area, Row, RowOptions, Unit, row
 
 
 class Collector:
@@ -39,16 +39,11 @@ class Collector:
         title: str,
         unit: Unit,
         samples: Mapping[str, Sequence[float]],
-        *,
-        control: str | None = None,
-        better: Better = "less",
-        x: float | None = None,
-        target: Target | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         """See results.row; a metric nobody measured makes no row."""
         if any(samples.values()):
-            made = row(metric, title, unit, samples, control=control, better=better, x=x, target=target)
-            self._rows.append(made)
+            self._rows.append(row(metric, title, unit, samples, **options))
 
     def note(self, text: str) -> None:
         """What a reader must know to read the figures."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from guestmemfs_fuse.bench.measure import Better, Summary, cost_ratios, summarize
 from guestmemfs_fuse.core.errors import UsageError
@@ -114,21 +114,23 @@ class Results:
     areas: tuple[Area, ...]
 
 
+class RowOptions(TypedDict, total=False):
+    """What a row may have besides its figures: see `Row`, and for control `row`."""
+
+    control: str | None
+    better: Better
+    x: float | None
+    target: Target | None
+
+
 def row(
-    metric: str,
-    title: str,
-    unit: Unit,
-    samples: Mapping[str, Sequence[float]],
-    *,
-    control: str | None = None,
-    better: Better = "less",
-    x: float | None = None,
-    target: Target | None = None,
+    metric: str, title: str, unit: Unit, samples: Mapping[str, Sequence[float]], **options: Unpack[RowOptions]
 ) -> Row:
     """A row from the samples of each contender (as measure.interleave collects them).
 
     control: the contender the others are compared with; without samples of its own there are no ratios.
     """
+    control, better = options.get("control"), options.get("better", "less")
     figures = {name: summarize(values) for name, values in samples.items() if values}
     ratios: dict[str, Summary] = {}
     if control is not None and control in figures:
@@ -136,7 +138,7 @@ def row(
             each = cost_ratios(samples[name], samples[control], better) if name != control else []
             if each:
                 ratios[name] = summarize(each)
-    return Row(metric, title, unit, better, figures, control, ratios, x, target)
+    return Row(metric, title, unit, better, figures, control, ratios, options.get("x"), options.get("target"))
 
 
 # -- JSON ------------------------------------------------------------------------------------------------
