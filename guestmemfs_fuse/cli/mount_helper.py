@@ -10,15 +10,20 @@ failed. Like `guestmemfs mount` it gives up, with the reason, when the daemon is
 from __future__ import annotations
 
 import getopt
+import re
 import sys
 from dataclasses import dataclass
+from typing import get_args
 
 from guestmemfs_fuse.cli.mount_options import MountOptions, parse
+from guestmemfs_fuse.cli.settings import SETTINGS
 from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
+from guestmemfs_fuse.metadata.instance import RegionKind
 
 USAGE = 1
 SYSTEM = 2
 FAILED = 32
+_OPTION = rf"--({'|'.join(SETTINGS)}|reserve)\b(?: ({'|'.join(get_args(RegionKind))}|\d\w*)\b)?"
 _USAGE_LINE = "mount.guestmemfs NAME DIR [-sfnv] [-o OPTIONS]"
 
 
@@ -38,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         call = read(sys.argv[1:] if argv is None else argv)
         _obey(call)
     except GuestmemfsError as error:
-        _say(error.message, error.hint)
+        _say(as_mount_options(error.message), as_mount_options(error.hint or ""))
         return _exit_code(error)
     except OSError as error:
-        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), None)
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), "")
         return FAILED
     except KeyboardInterrupt:
         return FAILED
@@ -100,7 +105,12 @@ def _exit_code(error: GuestmemfsError) -> int:
     return SYSTEM if isinstance(error, UnsupportedError) else FAILED
 
 
-def _say(message: str, hint: str | None) -> None:
+def as_mount_options(text: str) -> str:
+    """What is said of the options of `guestmemfs mount`, as they are written behind -o."""
+    return re.sub(_OPTION, lambda found: found[1] + (f"={found[2]}" if found[2] else ""), text)
+
+
+def _say(message: str, hint: str) -> None:
     # One line each, as mount(8) itself speaks.
     print(f"mount.guestmemfs: {message}", file=sys.stderr)
     if hint:

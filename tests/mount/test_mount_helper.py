@@ -118,7 +118,7 @@ def test_remount_changes_the_size_and_nothing_else(script: Script) -> None:
     assert lines == [["128"], ["128"], ["32", "128"], ["1", "128"], ["1"], ["128"], ["33554432"]]
     assert "33554432 bytes of the region are in use" in done.stderr
     assert "option ro is not possible: guests store into their memory" in done.stderr
-    assert "exists with --region tmpfs, not memfd" in done.stderr
+    assert "exists with region=tmpfs, not memfd" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_remount_changes_the_size_and_nothing_else(script: Script) -> None:
         ("size=64M,region=ramfs", "region=ramfs: is one of tmpfs", 1),
         ("size=lots", "size=lots: 'lots' is no size", 1),
         ("size=64M,sync", "option sync is not possible", 1),
-        ("region=tmpfs", "needs --size", 1),
+        ("region=tmpfs", "needs size", 1),
         ("size=4T", "does not fit into", 32),
     ],
 )

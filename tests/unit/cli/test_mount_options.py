@@ -79,3 +79,22 @@ def test_a_host_that_lacks_something_is_exit_code_2(
     monkeypatch.setattr(mount_helper, "_obey", refuse)
     assert mount_helper.main(["vm1", "/mnt"]) == 2
     assert capsys.readouterr().err == "mount.guestmemfs: no /dev/fuse\nmount.guestmemfs: modprobe fuse\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "here"),
+    [
+        ("instance a is new and needs --size", "instance a is new and needs size"),
+        ("for example --size 4G", "for example size=4G"),
+        (
+            "instance a exists with --region tmpfs, not memfd",
+            "instance a exists with region=tmpfs, not memfd",
+        ),
+        ("use --region hugetlb, or --page-size 2M", "use region=hugetlb, or page-size=2M"),
+        ("--numa-node is one of 0, 1", "numa-node is one of 0, 1"),
+        ("--reserve does not go with --region tmpfs", "reserve does not go with region=tmpfs"),
+        ("another instance needs another --name", "another instance needs another --name"),
+    ],
+)
+def test_options_are_named_as_they_are_written_behind_o(said: str, here: str) -> None:
+    assert mount_helper.as_mount_options(said) == here
