@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from functools import partial
 
 from guestmemfs_fuse.bench.area import Collector
 from guestmemfs_fuse.bench.measure import Figures
+from guestmemfs_fuse.bench.native import ToolFailedError
 from guestmemfs_fuse.bench.results import OURS, Area, Target
-from guestmemfs_fuse.bench.rig import Bench
+from guestmemfs_fuse.bench.rig import Bench, Instance
 from guestmemfs_fuse.bench.scale import Scale
 
 FLAT = Target("flat: at most 1.25x", 1.25, "ratio")
+SHORT = Target("under 20 ms", 20e6, "figure")
 QUIET = "not folding"
 KINDS = ("create", "chmod", "rename", "unlink")
-_MOMENT_S, _MOMENTS = 0.4, 4
-"""How long chmod is called before we look whether the journal was folded, and how many such samples do."""
+_FOLDS = 5
+"""Folds that are enough; each is followed by as long without one, up to _MOST_S: too short for the next."""
+
+_MOST_S, _FOLD_TIMEOUT_S = 2.0, 60.0
+_LARGE_BYTES = 1024
+"""Of an attribute's value: a thousand such changes make a journal long enough to be folded."""
 
 
 def measure(bench: Bench, scale: Scale) -> Area:
@@ -79,31 +87,55 @@ def _journal(bench: Bench, count: int) -> dict[str, float]:
 
 
 def _folding(bench: Bench, scale: Scale, out: Collector) -> None:
-    """Change one file without a pause, a moment at a time; the journal is folded during some of them."""
+    """What a client waits that asks for attributes, while another makes changes and these are folded."""
     most = max(scale.file_counts)
-    path = bench.filled(most).mountpoint / "d0" / "file-000000"
-    found: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    bench.filled(most)
     bench.say(f"durability: folding a journal of {most:,} files, for up to {scale.pound_s:g} s")
+    found: dict[str, list[Figures]] = {OURS: [], QUIET: []}
     until_s = time.monotonic() + scale.pound_s
-    after = _journal(bench, most)
-    while time.monotonic() < until_s and min(map(len, found.values())) < _MOMENTS:
-        before = after
-        figures = bench.run("calls", "pound", path, _MOMENT_S)
-        after = _journal(bench, most)
-        # A second segment is there from the beginning of a fold until its end.
-        folding = after["compactions"] > before["compactions"] or max(_segments(before, after)) > 1
-        found[folding].append(figures)
-    if not found[True] or not found[False]:
-        out.leave_out("pauses of folding: the journal was folded always, or never, while we looked")
-        return
+    while time.monotonic() < until_s and len(found[QUIET]) < _FOLDS:
+        folding = _Folding(bench.filled(most))
+        began_s = time.monotonic()
+        with bench.watching(folding.path) as figures:
+            folding.fold(_FOLD_TIMEOUT_S)
+        took_s = time.monotonic() - began_s
+        found[OURS].append(figures)
+        with bench.watching(folding.path) as figures:
+            folding.change(min(took_s, _MOST_S))
+        found[QUIET].append(figures)
     for metric, which in (("fold_median", "median"), ("fold_p99", "p99"), ("fold_longest", "longest")):
-        samples = {
-            OURS: [each[f"{which}_ns"] for each in found[True]],
-            QUIET: [each[f"{which}_ns"] for each in found[False]],
-        }
-        title = f"chmod while the journal of {most:,} files is folded, {which}"
-        out.row(metric, title, "ns", samples, control=QUIET)
+        samples = {name: [each[f"{which}_ns"] for each in figures] for name, figures in found.items()}
+        title = f"stat while the journal of {most:,} files is folded, {which}"
+        target = SHORT if which == "longest" else None
+        out.row(metric, title, "ns", samples, control=QUIET, target=target)
 
 
-def _segments(*journals: dict[str, float]) -> list[float]:
-    return [each["segments"] for each in journals]
+class _Folding:
+    """Changes to one file of an instance, large ones to make its journal long."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.path = instance.mountpoint / "d0" / "file-000000"
+        self._metadata = instance.region_path / "metadata"
+
+    def fold(self, timeout_s: float) -> None:
+        """Have the journal folded, and go on with small changes until it is. Raises ToolFailedError."""
+        until_s = time.monotonic() + timeout_s
+        while not self._is_under_way():
+            self._change(_LARGE_BYTES, until_s)
+        while self._is_under_way():
+            self._change(0, until_s)
+
+    def change(self, seconds: float) -> None:
+        """Small changes for so long."""
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            self._change(0, math.inf)
+
+    def _change(self, size_bytes: int, until_s: float) -> None:
+        if time.monotonic() > until_s:
+            raise ToolFailedError("the journal was not folded")
+        os.setxattr(self.path, "user.bench", bytes(size_bytes))
+
+    def _is_under_way(self) -> bool:
+        """A second segment is there from the beginning of a fold until its end."""
+        return len(list(self._metadata.glob("journal-*.gmj"))) > 1

@@ -71,7 +71,7 @@ BENCH = Scale(
     written_out_up_to_bytes=1 * GIB,
     blackouts=3,
 )
-# What short runs leave out: guests, and changes while the journal is folded.
+# What short runs leave out: guests, and folding the journal.
 _SHORT = replace(
     BENCH,
     pound_s=0.0,
@@ -132,6 +132,7 @@ TINY = replace(
     list_entries=20,
     file_counts=(2, 10),
     changes=5,
+    pound_s=0.1,
     soak_changes=5,
     idle_s=0.1,
     life_rounds=1,
