@@ -21,6 +21,7 @@ from guestmemfs_fuse.metadata.instance import Paths
 
 CLAIM_TIMEOUT_S = 20.0
 _POLL_S = 0.02
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,20 @@ def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[Clai
 
 @contextmanager
 def claimed_anew(make: Callable[[], Paths]) -> Iterator[Claim]:
-    """Like claimed, for a directory that `make` makes if need be, even while others remove it."""
+    """Like claimed, for a directory that `make` makes if need be, even while others remove it.
+
+    Raises FileNotFoundError when it cannot be made at all: behind a dangling symlink, in /proc.
+    """
     with ExitStack() as stack:
-        while True:
-            with suppress(FileNotFoundError):
-                claim = stack.enter_context(claimed(make().state_dir))
-                break
-        yield claim
+        yield _claim_anew(stack, make)
+
+
+def _claim_anew(stack: ExitStack, make: Callable[[], Paths]) -> Claim:
+    for _again in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):
+            return stack.enter_context(claimed(make().state_dir))
+        time.sleep(_POLL_S)
+    return stack.enter_context(claimed(make().state_dir))
 
 
 def _lock(fd: int, state_dir: str, timeout_s: float) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.cli import claim
 from guestmemfs_fuse.cli.claim import claimed, claimed_anew
 from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.metadata.instance import Paths
@@ -49,9 +50,22 @@ def test_a_directory_is_made_again_when_it_vanished_before_the_claim(tmp_path: P
             directory.mkdir()  # the first one "was removed" right after it was made
         return Paths(str(directory))
 
-    with claimed_anew(make) as claim:
-        assert claim.paths.state_dir == str(made[-1])
+    with claimed_anew(make) as found:
+        assert found.paths.state_dir == str(made[-1])
     assert len(made) == 2
+
+
+def test_regression_a_directory_that_cannot_be_made_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mount --state-dir /proc/gm` tried for ever."""
+    monkeypatch.setattr(claim, "_ATTEMPTS", 3)
+    monkeypatch.setattr(claim, "_POLL_S", 0.0)
+
+    def make() -> Paths:
+        os.mkdir("/proc/gm")
+        raise AssertionError
+
+    with pytest.raises(FileNotFoundError, match="/proc/gm"), claimed_anew(make):
+        pass
 
 
 def test_an_error_inside_the_block_is_no_reason_to_try_again(paths: Paths) -> None:
