@@ -47,12 +47,8 @@ def test_the_collector_does_not_look_through_the_modules() -> None:
     """Its first look took a tenth of a start, its last one (when the process ends) as long again."""
     _python("""
 import gc
-def there() -> int:
-    return sum(len(gc.get_objects(generation)) for generation in range(3))
-before, seen = there(), []
-gc.callbacks.append(lambda phase, info: seen.append(there()))
 import guestmemfs_fuse.daemon
-gc.collect()
+looked_at = sum(len(gc.get_objects(generation)) for generation in range(3))
 assert gc.get_freeze_count() > 20_000
-assert max(seen) < before + 5_000, (before, seen)
+assert looked_at < 5_000, looked_at
 """)
