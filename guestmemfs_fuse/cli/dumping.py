@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from guestmemfs_fuse import __version__
-from guestmemfs_fuse.cli import daemons, survey
+from guestmemfs_fuse.cli import daemons, survey, unit_state
 from guestmemfs_fuse.cli.survey import Finding
 from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.metadata import journal
@@ -27,6 +27,7 @@ from guestmemfs_fuse.region import choose
 
 TRANSACTIONS = 100
 LOG_BYTES = 64 << 10
+LOG_LINES = 500
 ANSWER_S = 5.0
 
 
@@ -43,6 +44,7 @@ def collect(instance: Instance) -> dict[str, Any]:
         "metadata_files": lambda: _listing(choose.metadata_path(instance.config, instance.paths)),
         "state_directory": lambda: _listing(instance.paths.state_dir),
         "log": lambda: _tail(instance.paths.daemon_log),
+        "unit_log": lambda: unit_state.log_of(instance.name, LOG_LINES),
         "daemon": lambda: _process(_daemon_pid(found)),
         "holder": lambda: _process(found.seen.holder_pid),
     }

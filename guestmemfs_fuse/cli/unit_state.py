@@ -63,6 +63,15 @@ def unit_of(name: str) -> str:
     return f"guestmemfs@{name}.service"
 
 
+def log_of(name: str, lines: int) -> str:
+    """The newest lines that the journal has of the unit, of earlier boots too; empty without systemd."""
+    if not os.path.isdir(SYSTEMD):
+        return ""
+    return _run(
+        "journalctl", "--no-pager", "--output=short-iso", f"--lines={lines}", f"--unit={unit_of(name)}"
+    )
+
+
 def quiet() -> dict[str, str]:
     """Our environment for a systemctl: from 254 on it would report its own exit status in the unit's name."""
     return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
@@ -75,11 +84,15 @@ def _property(name: str, wanted: str) -> str:
 
 
 def _systemctl(*arguments: str) -> str:
+    return _run("systemctl", *arguments)
+
+
+def _run(*command: str) -> str:
     import subprocess  # most commands never get here
 
     try:
         done = subprocess.run(
-            ["systemctl", *arguments],
+            list(command),
             env=quiet(),
             capture_output=True,
             text=True,

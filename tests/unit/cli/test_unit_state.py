@@ -39,9 +39,17 @@ def test_the_units_state_decides(systemd: dict[str, Any], state: str, comes: boo
     assert systemd["command"][-1] == "guestmemfs@guests.service"
 
 
+def test_the_log_of_a_unit_is_in_the_journal(systemd: dict[str, Any]) -> None:
+    systemd["answer"] = "serving /srv/guests\n"
+    assert unit_state.log_of("guests", 500) == "serving /srv/guests\n"
+    assert systemd["command"][0] == "journalctl"
+    assert {"--lines=500", "--unit=guestmemfs@guests.service"} <= set(systemd["command"])
+
+
 def test_without_systemd_nobody_is_asked(systemd: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_state, "SYSTEMD", "/nowhere/at/all")
     assert not unit_state.will_come_back("guests")
+    assert unit_state.log_of("guests", 1) == ""
     assert systemd["command"] is None
 
 
