@@ -186,8 +186,9 @@ class Holder:
         wanted = self._stopping or self._dropped or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
         if self._starter >= 0 or not (wanted or self._next):
-            by_others = code in (-signal.SIGKILL, EXIT_COME_BACK)
-            self._failed(f"the daemon {how}", killed=self._is_ready and by_others)
+            # SIGKILL is never the daemon's own doing, ready or not: on a busy host it may hit each start.
+            by_others = code == -signal.SIGKILL or (self._is_ready and code == EXIT_COME_BACK)
+            self._failed(f"the daemon {how}", killed=by_others)
             return
         self._kept.remove(fdnames.FUSE)
         if self._next:

@@ -19,9 +19,9 @@ EXIT_COME_BACK = 75
 class RestartPolicy:
     """Counts deaths within a sliding window.
 
-    Callers on the mount hang while we wait, so the first restart is immediate. A daemon that served and was
-    ended by others (SIGKILL from an operator, the OOM killer, a test; EXIT_COME_BACK) did not fail: that
-    neither waits nor counts, up to MAX_KILLED times in a window.
+    Callers on the mount hang while we wait, so the first restart is immediate. A daemon that was ended by
+    others (SIGKILL from an operator, the OOM killer, a test; once it serves, EXIT_COME_BACK) did not fail:
+    that neither waits nor counts, up to MAX_KILLED times in a window.
     """
 
     def __init__(self, delays_s: Sequence[float] = DELAYS_S, window_s: float = WINDOW_S) -> None:
@@ -33,7 +33,7 @@ class RestartPolicy:
     def died(self, now_s: float, *, killed: bool = False) -> float | None:
         """The daemon died now: seconds to wait before it is started again, None to give it up.
 
-        killed: it was ready, and ended by others.
+        killed: it was ended by others.
         """
         start_s = now_s - self._window_s
         self._deaths_s = [each for each in self._deaths_s if each > start_s]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_a_killed_daemon_comes_back_with_the_same_descriptors(stage: Stage) -> N
         assert again["content"] == first["content"]
         assert again["pid"] != first["pid"]
         assert again["ppid"] == holder
+    assert memfds_of(holder) == ["fuse", "region-1"]
+
+
+def started(stage: Stage) -> int:
+    """The daemon that was started last, ready or not."""
+    return int(re.findall(r"daemon (\d+) started", stage.log())[-1])
+
+
+def test_regression_a_daemon_killed_each_time_it_starts_is_not_given_up(stage: Stage) -> None:
+    """Kills on a busy host hit daemons that were not ready yet; six of them ended the mount."""
+    holder = stage.start()
+    first = stage.await_start(1)
+    stage.behave("hang")
+    killed = [first["pid"]]
+    for _ in range(9):
+        stage.kill(killed[-1])
+        until(lambda: started(stage) not in killed, "the next start")
+        killed.append(started(stage))
+    stage.behave("")
+    stage.kill(killed[-1])
+    assert stage.await_start(2)["content"] == first["content"]
     assert memfds_of(holder) == ["fuse", "region-1"]
 
 
