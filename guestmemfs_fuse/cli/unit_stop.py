@@ -10,7 +10,9 @@ Invariant: memory stays, and so does what is mapped of it. Called by `serve --st
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -18,6 +20,7 @@ from guestmemfs_fuse.cli import unit_config, unit_state
 from guestmemfs_fuse.cli.output import say
 
 _ASK_S = 10.0
+_AGAIN_S = 0.2
 
 
 def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
@@ -27,7 +30,12 @@ def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
     if not environ.get("MAINPID"):
         say(f"the daemon of {name} ended by itself: the mount waits for the next one")
         return
-    if is_restarting(unit, _jobs(unit)):
+    jobs = _jobs(unit)
+    if jobs is None:
+        # Taken away in a restart it would be missed by guests that run; left behind in a stop by nobody.
+        say(f"whether {unit} is restarted is not known: the mount stays")
+        return
+    if is_restarting(unit, jobs):
         say(f"{unit} is being restarted: the mount stays")
         return
     _unmount(name)
@@ -42,20 +50,40 @@ def is_restarting(unit: str, jobs: str) -> bool:
     )
 
 
-def _jobs(unit: str) -> str:
+def _jobs(unit: str) -> str | None:
+    """What `systemctl list-jobs` shows of the unit; None when systemd does not answer for a while.
+
+    It may be executing itself anew (daemon-reexec, an upgrade of it), so it is asked more than once.
+    """
+    if not os.path.isdir(unit_state.SYSTEMD):
+        return ""  # somebody runs us by hand
+    deadline_s = time.monotonic() + _ASK_S
+    while True:
+        jobs, why = _ask(unit)
+        if jobs is not None or time.monotonic() > deadline_s:
+            break
+        time.sleep(_AGAIN_S)
+    if jobs is None:
+        say(f"note: systemctl does not say which job runs: {why}")
+    return jobs
+
+
+def _ask(unit: str) -> tuple[str | None, str]:
+    """The answer, or None and why there is none."""
     command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", unit]
-    done = subprocess.run(
-        command,
-        env=unit_state.quiet(),
-        capture_output=True,
-        text=True,
-        timeout=_ASK_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode != 0:
-        say(f"note: systemctl does not say which job runs: {done.stderr.strip()}")
-    return done.stdout
+    try:
+        done = subprocess.run(
+            command,
+            env=unit_state.quiet(),
+            capture_output=True,
+            text=True,
+            timeout=_ASK_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, str(error)
+    return (done.stdout, "") if done.returncode == 0 else (None, done.stderr.strip())
 
 
 def _unmount(name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.cli import unit_config, unit_stop
+from guestmemfs_fuse.cli import unit_config
 from guestmemfs_fuse.cli.unit_config import Mistake, parse
 from guestmemfs_fuse.core.errors import UsageError
 
@@ -104,23 +104,3 @@ def test_a_name_stands_for_the_file_of_its_unit() -> None:
 def test_a_mistake_without_a_line_names_the_file_only() -> None:
     assert Mistake(0, "size is missing").at("/a.toml") == "/a.toml: size is missing"
     assert Mistake(3, "bad").at("/a.toml") == "/a.toml:3: bad"
-
-
-@pytest.mark.parametrize(
-    ("jobs", "restarting"),
-    [
-        ("1234 guestmemfs@vm1.service restart running\n", True),
-        ("1234 guestmemfs@vm1.service stop running\n", False),
-        ("1234 guestmemfs@vm2.service restart running\n", False),
-        ("No jobs running.\n", False),
-        ("", False),
-    ],
-)
-def test_only_the_units_own_restart_job_keeps_the_mount(jobs: str, restarting: bool) -> None:
-    assert unit_stop.is_restarting("guestmemfs@vm1.service", jobs) is restarting
-
-
-def test_a_daemon_that_ended_by_itself_leaves_the_mount_to_the_next(run, make_instance) -> None:  # type: ignore[no-untyped-def]
-    make_instance("guests")
-    done = run("serve", "--stop", "guests")
-    assert done.exit_code == 0 and "waits for the next one" in done.stderr
