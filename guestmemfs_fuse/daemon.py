@@ -5,7 +5,7 @@ look the same from here: descriptors come by LISTEN_FDS, news go to NOTIFY_SOCKE
 
 Run states: STARTING -> SERVING -> LEAVING. Exit status: 0 when the mount is gone (region and metadata stay)
 or a successor has taken over; 75 (EX_TEMPFAIL) after SIGTERM: the connection is in the store and
-somebody is expected to start us again; an ExitCode when starting failed.
+somebody is expected to start us again (without a store we unmount); an ExitCode when starting failed.
 
 Invariants: only the process that holds STATE_DIR/lock writes metadata; nothing in here touches the
 mountpoint while it is mounted; no path lets go of guest memory.
@@ -40,7 +40,7 @@ from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
 from guestmemfs_fuse.fuse import device, session
-from guestmemfs_fuse.fuse.connection import Connection, MountGoneError, connect
+from guestmemfs_fuse.fuse.connection import Connection, MountGoneError, connect, mounted_device
 from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
 from guestmemfs_fuse.fuse.kernel import FuseKernel
 from guestmemfs_fuse.fuse.operations import GuestOperations
@@ -257,10 +257,22 @@ class Daemon:
                 if not device.is_connected(self._connection.fd):
                     log.info("told to go when the mount is gone already")
                     return  # the relay sees its end as well, and ends us as after any unmount
-                log.info("told to go by %s; the connection stays in the store", signal.Signals(number).name)
+                by = signal.Signals(number).name
+                if self._notifier.present:
+                    log.info("told to go by %s; the connection stays in the store", by)
+                    self._exit_status = EXIT_COME_BACK
+                else:
+                    log.info("told to go by %s; nobody keeps the connection: unmounting", by)
+                    await trio.to_thread.run_sync(self._detach)  # which may ask us something
+                    if not device.is_connected(self._connection.fd):
+                        return
                 await self._relay.drain(_DRAIN_S)
-                self._exit_status = EXIT_COME_BACK
                 self._leave.set()
+
+    def _detach(self) -> None:
+        """Take our mount out of the tree, used or not: what is mapped stays mapped."""
+        if mounted_device(self._config.mountpoint) == self._connection.device:
+            mount.umount(self._config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
 
     # -- being replaced -----------------------------------------------------------
 

@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -258,7 +260,9 @@ def test_a_state_directory_of_ones_own(guestmemfs: Guestmemfs) -> None:
     assert list(guestmemfs.run_dir.iterdir()) == []
 
 
-def test_in_the_foreground_the_command_is_the_daemon(guestmemfs: Guestmemfs) -> None:
+@contextmanager
+def in_the_foreground(guestmemfs: Guestmemfs) -> Iterator[subprocess.Popen[str]]:
+    """Instance fg, served by the command that was started itself."""
     mountpoint = guestmemfs.directory / "mnt"
     mountpoint.mkdir()
     daemon = guestmemfs.start("mount", mountpoint, "--name", "fg", "--size", "32M", "--foreground")
@@ -271,10 +275,34 @@ def test_in_the_foreground_the_command_is_the_daemon(guestmemfs: Guestmemfs) -> 
                 break
         else:
             pytest.fail("".join(said))
+        yield daemon
+    finally:
+        daemon.kill()
+        daemon.communicate()
+
+
+def test_in_the_foreground_the_command_is_the_daemon(guestmemfs: Guestmemfs) -> None:
+    with in_the_foreground(guestmemfs) as daemon:
         status = guestmemfs.json("status", "fg")
         assert (status["daemon_pid"], status["holder_pid"]) == (daemon.pid, None)
         guestmemfs.run("umount", "fg")
         assert daemon.wait(10) == 0
-    finally:
-        daemon.kill()
-        daemon.communicate()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_regression_ctrl_c_in_the_foreground_leaves_no_dead_mount(guestmemfs: Guestmemfs, busy: bool) -> None:
+    """Nobody keeps the connection there, whatever the log said."""
+    with in_the_foreground(guestmemfs) as daemon:
+        path = guestmemfs.directory / "mnt" / "ram"
+        path.touch()
+        os.truncate(path, 2 << 20)
+        with user_of(path, length_bytes=2 << 20) if busy else nullcontext() as user:
+            daemon.send_signal(signal.SIGINT)
+            assert daemon.wait(30) == 0
+            assert guestmemfs.json("status", "fg")["state"] == "stopped"
+            assert os.listdir(path.parent) == []
+            if user is not None:
+                user.write(4096, "still-here")
+                assert user.read(4096, 10) == "still-here"
+    guestmemfs.run("mount", path.parent, "--name", "fg")
+    assert path.stat().st_size == 2 << 20
