@@ -7,7 +7,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 STAGE_OPTIONS ?=
 SOURCES := guestmemfs_fuse tests scripts/demo.py scripts/demo_narrator.py scripts/stage scripts/soak.py \
-	scripts/scale.py scripts/scale_mount.py
+	scripts/scale.py scripts/scale_mount.py scripts/scale_waits.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit mount guest clean install uninstall man deb wheel libvirt test-vm test-kexec test-kexec-luo kernel
@@ -117,6 +117,7 @@ bench-setup: setup
 	@$(PYTHON) -c 'import matplotlib' 2>/dev/null || $(PYTHON) -m pip install --quiet -e '.[bench]'
 
 .PHONY: scale
-scale: setup ## Time and memory of every structure at 4 TiB, then a real mount of 100,000 files (root, minutes)
+scale: setup ## Time and memory of every structure at 4 TiB, then real mounts of 100,000 files, and who waits (root, minutes)
 	@$(PYTHON) scripts/scale.py
 	@$(PYTHON) scripts/scale_mount.py
+	@$(PYTHON) scripts/scale_waits.py
