@@ -19,6 +19,33 @@ systemctl start guestmemfs@idle || { unit=guestmemfs@idle.service; trouble; exit
 truncate -s 16M /srv/guests/ram /srv/idle/ram
 guestmemfs pin /srv/guests/ram
 
+# -- a line in fstab, which systemd makes a unit of: started, resized, stopped and started like any other
+echo 'tab /srv/tab guestmemfs size=16M,region=memfd,nofail 0 0' >>/etc/fstab
+systemctl set-environment GUESTMEMFS_PATIENCE=10
+systemctl daemon-reload
+tab() { # what it looks like, and what the first bytes of its file are, after storing others if there are any
+    python3 - "$@" <<PY
+import mmap, os, sys
+fd = os.open("/srv/tab/ram", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 2 << 20)
+memory = mmap.mmap(fd, 2 << 20)
+if sys.argv[1:]:
+    memory[:5] = sys.argv[1].encode()
+size = os.statvfs("/srv/tab")
+print(memory[:5].decode(), size.f_blocks * size.f_frsize >> 20)
+PY
+}
+unit=srv-tab.mount
+{ systemctl start srv-tab.mount || { trouble; exit 1; }
+  tab guest; mount -o remount,size=32M /srv/tab; tab
+  sed -i '/^tab /s/16M/32M/' /etc/fstab; systemctl daemon-reload # another size than what is there is refused
+  systemctl stop srv-tab.mount; systemctl is-active srv-tab.mount || true
+  systemctl start srv-tab.mount || { trouble; exit 1; }
+  tab; umount /srv/tab; mount /srv/tab; tab; } >"$VM_OUT/fstab"
+umount /srv/tab
+guestmemfs destroy tab --yes
+sed -i '/^tab /d' /etc/fstab
+
 unit=guestmemfs@mem1.service mountpoint=/srv/mem
 start_guest /srv/mem/ram
 step memfd-started

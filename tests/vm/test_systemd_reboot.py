@@ -102,6 +102,12 @@ def test_no_line_of_the_unit_is_complained_about(machine: VmResult) -> None:
     assert machine.files["verify"] == b""
 
 
+def test_a_line_in_fstab_is_a_mount_like_any_other(machine: VmResult) -> None:
+    """Started, resized by a remount, stopped and started by systemd, then by umount and mount."""
+    seen = machine.files["fstab"].decode().splitlines()
+    assert seen == ["guest 16", "guest 32", "inactive", "guest 32", "guest 32"]
+
+
 # -- a memfd region as a unit --------------------------------------------------------------------------
 
 
