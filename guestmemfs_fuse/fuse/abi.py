@@ -118,6 +118,15 @@ class InitFlag(IntFlag):
     REQUEST_TIMEOUT = 1 << 42
 
 
+class SetAttr(IntFlag):
+    """FATTR_*: bits of fuse_setattr_in.valid, its first word; those about times."""
+
+    ATIME = 1 << 4
+    MTIME = 1 << 5
+    ATIME_NOW = 1 << 7
+    MTIME_NOW = 1 << 8
+
+
 class OpenFlag(IntFlag):
     """FOPEN_*: bits of fuse_open_out.open_flags."""
 
@@ -155,6 +164,9 @@ REQUEST_BUFFER_BYTES: Final = (1 << 20) + 4096
 IN_HEADER: Final = Struct("=IIQQIIIHH")
 IN_HEADER_PID_OFFSET: Final = 32
 PID: Final = Struct("=I")
+
+# fuse_setattr_in.valid, behind the header
+SETATTR_VALID: Final = Struct("=I")
 
 # len, error, unique
 OUT_HEADER: Final = Struct("=IiQ")

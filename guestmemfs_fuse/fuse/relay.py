@@ -45,6 +45,7 @@ _BURST: Final = 16
 
 _PATCHED: Final = frozenset({Opcode.OPEN.value, Opcode.CREATE.value})
 _INIT: Final = Opcode.INIT.value
+_SETATTR: Final = Opcode.SETATTR.value
 
 
 def _nothing(init_request: bytes) -> None:
@@ -260,6 +261,8 @@ class Relay:
         if opcode in self._answers.opcodes:
             self._start(entry, message)
             return None
+        if opcode == _SETATTR:
+            wire.leave_now_to_us(message)
         wire.stamp(message, entry.token)
         return message
 

@@ -19,6 +19,9 @@ MutableBuffer = bytearray | memoryview
 _MAX_ERRNO = 511  # fuse_dev_do_write() refuses more
 _NS_PER_S = 1_000_000_000
 _USER = b"user."
+# Plain numbers: ~ of an IntFlag keeps the bits that are named in it, and no others.
+_ATIME, _ATIME_NOW = abi.SetAttr.ATIME.value, abi.SetAttr.ATIME_NOW.value
+_MTIME, _MTIME_NOW = abi.SetAttr.MTIME.value, abi.SetAttr.MTIME_NOW.value
 _UNCACHED = abi.OpenFlag.DIRECT_IO | abi.OpenFlag.NOFLUSH
 
 
@@ -112,6 +115,25 @@ def stamp(message: MutableBuffer, token: int) -> None:
     if len(message) < abi.IN_HEADER.size:
         raise WireError(f"a request of {len(message)} bytes has no room for a token")
     abi.PID.pack_into(message, abi.IN_HEADER_PID_OFFSET, token)
+
+
+def leave_now_to_us(message: MutableBuffer) -> None:
+    """Take the kernel's idea of now out of a SETATTR request that sets a time to now.
+
+    It comes from the kernel's coarse clock, up to a tick behind the clock that stamps all else here: a file
+    touched right after it was made would become older. The kernel says both "this time" and "now"
+    (iattr_to_fattr, fs/fuse/dir.c), pyfuse3 prefers the first, and takes our clock when only the other is
+    there. A message too short is left to libfuse.
+    """
+    at = abi.IN_HEADER.size
+    if len(message) < at + abi.SETATTR_VALID.size:
+        return
+    valid = abi.SETATTR_VALID.unpack_from(message, at)[0]
+    if valid & _ATIME_NOW:
+        valid &= ~_ATIME
+    if valid & _MTIME_NOW:
+        valid &= ~_MTIME
+    abi.SETATTR_VALID.pack_into(message, at, valid)
 
 
 # -- requests the relay answers itself ----------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestmemfs_fuse.fuse import abi, wire
-from guestmemfs_fuse.fuse.abi import Opcode, OpenFlag
+from guestmemfs_fuse.fuse.abi import Opcode, OpenFlag, SetAttr
 from guestmemfs_fuse.fuse.wire import WireError
 
 U64 = st.integers(0, 2**64 - 1)
@@ -56,6 +56,7 @@ PARSERS = [
     wire.forgotten_nodeids,
     wire.created_nodeid,
     lambda message: wire.stamp(bytearray(message), 1),
+    lambda message: wire.leave_now_to_us(bytearray(message)),
     lambda message: wire.patch_open(bytearray(message), 1),
     lambda message: wire.patch_create(bytearray(message), None),
 ]
@@ -102,6 +103,21 @@ def test_stamp_replaces_the_pid_and_nothing_else(token: int, unique: int, nodeid
 def test_stamp_refuses_what_a_pid_cannot_hold(token: int) -> None:
     with pytest.raises(WireError):
         wire.stamp(bytearray(request(Opcode.LOOKUP)), token)
+
+
+@given(valid=U32, body=st.binary(max_size=88))
+def test_regression_a_time_of_now_is_not_the_kernels(valid: int, body: bytes) -> None:
+    """Its coarse clock is behind ours: a file touched right after it was made became older."""
+    before = request(Opcode.SETATTR, abi.SETATTR_VALID.pack(valid) + body)
+    message = bytearray(before)
+    wire.leave_now_to_us(message)
+    at = abi.IN_HEADER.size
+    left = abi.SETATTR_VALID.unpack_from(message, at)[0]
+    atime, mtime = SetAttr.ATIME.value, SetAttr.MTIME.value
+    for given_bit, now_bit in ((atime, SetAttr.ATIME_NOW.value), (mtime, SetAttr.MTIME_NOW.value)):
+        assert bool(left & given_bit) == bool(valid & given_bit and not valid & now_bit)
+    assert left | atime | mtime == valid | atime | mtime
+    assert message[:at] == before[:at] and message[at + 4 :] == before[at + 4 :]
 
 
 @given(fh=U64, flags=U32, backing_id=BACKING_IDS)
