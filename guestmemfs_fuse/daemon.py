@@ -41,6 +41,7 @@ from guestmemfs_fuse.engine.instance_lock import InstanceLock
 from guestmemfs_fuse.engine.storage import open_storage, read_ahead
 from guestmemfs_fuse.fuse import device, session
 from guestmemfs_fuse.fuse.connection import Connection, MountGoneError, connect, mounted_device
+from guestmemfs_fuse.fuse.direct import DirectCalls
 from guestmemfs_fuse.fuse.engine_hooks import EngineHooks
 from guestmemfs_fuse.fuse.kernel import FuseKernel
 from guestmemfs_fuse.fuse.operations import GuestOperations
@@ -138,7 +139,8 @@ class Daemon:
         kernel = FuseKernel(connection.fd, lambda: self._relay.init_flags)
         self._engine = Engine(storage.state, storage.store, storage.region, kernel)
         self._engine.ledger.on_commit = storage.note_commit
-        self._relay = Relay(connection.fd, EngineHooks(self._engine), self._session_started)
+        direct = DirectCalls(self._engine).by_opcode
+        self._relay = Relay(connection.fd, EngineHooks(self._engine), self._session_started, direct)
         self._cleanup.callback(self._relay.close)
         self._pump = not session.attach(self._relay)
         if self._pump:

@@ -195,6 +195,12 @@ OPEN_OUT: Final = Struct("=QIi")
 # flags, mode, umask, open_flags; a name follows (CREATE and TMPFILE)
 CREATE_IN: Final = Struct("=IIII")
 
+# newdir; the old and the new name follow (RENAME; RENAME2 has flags, too)
+RENAME_IN: Final = Struct("=Q")
+
+# attr_valid, attr_valid_nsec, dummy; ATTR follows
+ATTR_OUT_HEAD: Final = Struct("=QI4x")
+
 # size, padding; the attribute's name follows
 GETXATTR_IN: Final = Struct("=I4x")
 

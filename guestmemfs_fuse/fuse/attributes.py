@@ -4,7 +4,7 @@ Every change of an inode goes through the kernel that caches it, so attributes a
 good (a year); where we change something ourselves we tell the kernel (Kernel.invalidate_*). Only a file
 with holes is asked for each time, because holes fill without a call.
 
-Called by fuse/operations.
+Called by fuse/operations and fuse/direct.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Final
 
 import pyfuse3
 
-from guestmemfs_fuse.core.errors import FsError
+from guestmemfs_fuse.core.errors import FsError, NoEntryError
+from guestmemfs_fuse.core.lookup import directory_of, inode_of, lookup
 from guestmemfs_fuse.core.state import Inode, State
-from guestmemfs_fuse.core.types import NAME_MAX_BYTES
+from guestmemfs_fuse.core.types import NAME_MAX_BYTES, Ino
 from guestmemfs_fuse.region.base import Region
 
 CACHE_S: Final = 365 * 86_400
@@ -71,6 +72,21 @@ def _remembered(inode: Inode, region: Region) -> pyfuse3.EntryAttributes:
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     return entry
+
+
+def looked_up(state: State, region: Region, parent: Ino, name: bytes) -> pyfuse3.EntryAttributes:
+    """What LOOKUP answers. Raises FsError."""
+    if name in (b".", b".."):
+        # of a file handle, when the kernel has forgotten the inode (fuse_get_dentry, fuse_get_parent)
+        asked = inode_of(state, parent)
+        if asked.nlink == 0:
+            raise NoEntryError("removed, and not in use: the kernel would know it")
+        found: Inode | None = asked
+        if name == b"..":
+            found = inode_of(state, directory_of(state, parent).parent)
+    else:
+        found = lookup(state, parent, name)
+    return absent() if found is None else attributes_of(found, region)
 
 
 def absent() -> pyfuse3.EntryAttributes:

@@ -50,6 +50,12 @@ class InFlightTable:
 
     def add(self, header: RequestHeader, now_ns: int) -> InFlight:
         """Take a request in under a fresh token."""
+        entry = self.begin(header, now_ns)
+        self.keep(entry)
+        return entry
+
+    def begin(self, header: RequestHeader, now_ns: int) -> InFlight:
+        """A request that may be answered before anybody can ask for it; `keep` it otherwise."""
         token = self._next_token
         while token in self._requests:
             token = token % _TOKENS + 1
@@ -57,10 +63,12 @@ class InFlightTable:
         _, opcode, raw_unique, nodeid, uid, gid, pid = header
         unique = raw_unique & ~abi.UNIQUE_RESEND
         request = Request(unique, unique != raw_unique, nodeid, uid, gid, pid)
-        entry = InFlight(raw_unique, opcode, token, now_ns, request)
-        self._by_unique[raw_unique] = entry
-        self._requests[token] = request
-        return entry
+        return InFlight(raw_unique, opcode, token, now_ns, request)
+
+    def keep(self, entry: InFlight) -> None:
+        """Take in a request that was begun."""
+        self._by_unique[entry.raw_unique] = entry
+        self._requests[entry.token] = entry.request
 
     def pop(self, raw_unique: int) -> InFlight | None:
         """Let a request go that is answered now; None when there is none of that unique."""

@@ -27,13 +27,12 @@ from guestmemfs_fuse.core.errors import (
     FsError,
     InvalidCallError,
     NoAttributeError,
-    NoEntryError,
 )
-from guestmemfs_fuse.core.lookup import directory_of, inode_of, lookup
+from guestmemfs_fuse.core.lookup import directory_of, inode_of
 from guestmemfs_fuse.core.types import NO_REQUEST, Ino
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.ledger import Origin
-from guestmemfs_fuse.fuse.attributes import absent, attributes_of, listed_attributes_of, statfs_of
+from guestmemfs_fuse.fuse.attributes import attributes_of, listed_attributes_of, looked_up, statfs_of
 from guestmemfs_fuse.fuse.errno_map import errno_of
 
 log = logging.getLogger(__name__)
@@ -79,16 +78,7 @@ class GuestOperations(pyfuse3.Operations):
 
     @_replies
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        if name in (b".", b".."):
-            # of a file handle, when the kernel has forgotten the inode (fuse_get_dentry, fuse_get_parent)
-            asked = inode_of(self._engine.state, Ino(parent_inode))
-            if asked.nlink == 0:
-                raise NoEntryError("removed, and not in use: the kernel would know it")
-            return self._attributes(
-                asked.ino if name == b"." else directory_of(self._engine.state, asked.ino).parent
-            )
-        inode = lookup(self._engine.state, Ino(parent_inode), name)
-        return absent() if inode is None else attributes_of(inode, self._engine.region)
+        return looked_up(self._engine.state, self._engine.region, Ino(parent_inode), name)
 
     @_replies
     async def mknod(

@@ -43,14 +43,18 @@ _NEXT: Final[dict[Phase, frozenset[Phase]]] = {
 }
 
 # The device is read in these only, so that no request is taken that cannot be answered
-READING: Final = frozenset({Phase.STARTING, Phase.SERVING})
+_READING: Final = frozenset({Phase.STARTING, Phase.SERVING})
 
 
 class Lifecycle:
-    """The current phase, and a way to wait for the next. on_change is called after every transition."""
+    """The current phase, and a way to wait for the next. on_change is called after every transition.
+
+    is_reading: whether the device may be read in it.
+    """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self.phase = Phase.NEW
+        self.is_reading = False
         self.ended: Ended | None = None
         self._changed = trio.Event()
         self._on_change = on_change
@@ -60,6 +64,7 @@ class Lifecycle:
         if phase not in _NEXT[self.phase]:
             raise DaemonError(f"a FUSE session that is {self.phase.name} cannot become {phase.name}")
         self.phase = phase
+        self.is_reading = phase in _READING
         self.stir()
 
     def end(self, reason: Ended) -> None:

@@ -20,7 +20,7 @@ Called by the switchboard (daemon.py), session.py, and by operations for find_re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
 from typing import Final
 
@@ -29,13 +29,13 @@ import trio
 from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.fuse import abi, negotiate, wire
 from guestmemfs_fuse.fuse.abi import Opcode
-from guestmemfs_fuse.fuse.answers import NOTED, Answers, Work, at_once
+from guestmemfs_fuse.fuse.answers import NOTED, Answers, DirectAnswer, Work
 from guestmemfs_fuse.fuse.device_end import DeviceEnd
 from guestmemfs_fuse.fuse.errno_map import errno_of
 from guestmemfs_fuse.fuse.hooks import RelayHooks, Request
 from guestmemfs_fuse.fuse.inflight import InFlight, InFlightTable
 from guestmemfs_fuse.fuse.libfuse_end import LibfuseEnd
-from guestmemfs_fuse.fuse.phase import READING, Ended, Lifecycle, Phase
+from guestmemfs_fuse.fuse.phase import Ended, Lifecycle, Phase
 from guestmemfs_fuse.fuse.statistics import Counters, RelayStatistics
 
 _log = logging.getLogger(__name__)
@@ -56,12 +56,16 @@ class Relay:
     """See the module's docstring. device_fd: a mounted, non-blocking /dev/fuse; it stays the caller's."""
 
     def __init__(
-        self, device_fd: int, hooks: RelayHooks, on_init: Callable[[bytes], None] = _nothing
+        self,
+        device_fd: int,
+        hooks: RelayHooks,
+        on_init: Callable[[bytes], None] = _nothing,
+        direct: Mapping[int, DirectAnswer] | None = None,
     ) -> None:
-        """on_init: told the kernel's INIT right before it is answered, when nothing else was served yet."""
+        """on_init: told the kernel's INIT right before it is answered; direct: by opcode (see direct.py)."""
         self._hooks = hooks
         self._on_init = on_init
-        self._answers = Answers(hooks)
+        self._answers = Answers(hooks, direct or {})
         self._counters = Counters()
         self._table = InFlightTable()
         self._life = Lifecycle(self._look_again)
@@ -200,7 +204,7 @@ class Relay:
             if self._injected:
                 self._injected = False
                 return
-            if self._life.phase not in READING:
+            if not self._life.is_reading:
                 if self._life.ended is not None:
                     raise trio.ClosedResourceError(self._life.ended.value)
                 await self._life.change()
@@ -252,12 +256,13 @@ class Relay:
         if opcode == _INIT:
             self._init_request = bytes(message)
             return negotiate.request_for_libfuse(message)
-        entry = self._table.add(header, monotonic_ns())
+        entry = self._table.begin(header, monotonic_ns())
         if entry.request.resent:
             self._counters.resent += 1
-        if (number := at_once(opcode, message)) is not None:
-            self._finish(entry, wire.error_reply(entry.raw_unique, number))
+        if (reply := self._at_once(entry, message)) is not None:
+            self._finish(entry, reply)
             return None
+        self._table.keep(entry)
         if opcode in self._answers.opcodes:
             self._start(entry, message)
             return None
@@ -276,6 +281,12 @@ class Relay:
             _log.exception("a hook failed at %s", Opcode(opcode).name)
 
     # -- answers of our own ---------------------------------------------------------------------------
+
+    def _at_once(self, entry: InFlight, message: memoryview) -> bytes | None:
+        try:
+            return self._answers.at_once(entry, message)
+        except Exception as error:
+            return self._refusal(entry, error)
 
     def _start(self, entry: InFlight, message: memoryview) -> None:
         assert self._tasks is not None

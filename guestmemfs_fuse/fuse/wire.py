@@ -82,6 +82,12 @@ class Lseek(NamedTuple):
     whence: int
 
 
+class Rename(NamedTuple):
+    new_parent: int
+    name: bytes
+    new_name: bytes
+
+
 class Tmpfile(NamedTuple):
     flags: int
     mode: int
@@ -161,6 +167,26 @@ def tmpfile_request(message: Buffer) -> Tmpfile:
     return Tmpfile(flags, mode, umask)
 
 
+def name_of(message: Buffer) -> bytes:
+    """The name that a LOOKUP or an UNLINK is about."""
+    return _names(message, abi.IN_HEADER.size, 1)[0]
+
+
+def rename_request(message: Buffer) -> Rename:
+    """struct fuse_rename_in and the two names behind it."""
+    (new_parent,) = _arguments(abi.RENAME_IN, message, "RENAME")
+    name, new_name = _names(message, abi.IN_HEADER.size + abi.RENAME_IN.size, 2)
+    return Rename(new_parent, name, new_name)
+
+
+def _names(message: Buffer, at: int, count: int) -> list[bytes]:
+    """Names from byte `at` to the end, each with its zero byte."""
+    *names, rest = bytes(message[at:]).split(b"\0")
+    if rest or len(names) != count:
+        raise WireError(f"there are {len(names)} names where {count} belong")
+    return names
+
+
 def is_user_attribute(message: Buffer) -> bool:
     """Whether a GETXATTR asks for an attribute of the user namespace."""
     start = abi.IN_HEADER.size + abi.GETXATTR_IN.size
@@ -214,18 +240,38 @@ def created_reply(unique: int, attributes: Attributes, fh: int, backing_id: int 
     return head + _entry(attributes) + _packed(abi.OPEN_OUT, fh, flags, backing)
 
 
+def entry_reply(unique: int, attributes: Attributes) -> bytes:
+    """The answer to LOOKUP; st_ino 0: there is no such name, which may be cached as long as the others."""
+    length = abi.OUT_HEADER.size + abi.ENTRY_OUT_BYTES
+    return _packed(abi.OUT_HEADER, length, 0, unique) + _entry(attributes)
+
+
+def attr_reply(unique: int, attributes: Attributes) -> bytes:
+    """The answer to GETATTR."""
+    length = abi.OUT_HEADER.size + abi.ATTR_OUT_HEAD.size + abi.ATTR.size
+    valid = _packed(abi.ATTR_OUT_HEAD, *_timeout(attributes.attr_timeout))
+    return _packed(abi.OUT_HEADER, length, 0, unique) + valid + _attr(attributes)
+
+
+def _timeout(seconds: float) -> tuple[int, int]:
+    return divmod(round(seconds * _NS_PER_S), _NS_PER_S)
+
+
 def _entry(a: Attributes) -> bytes:
-    entry_ns, attr_ns = round(a.entry_timeout * _NS_PER_S), round(a.attr_timeout * _NS_PER_S)
-    entry_s, entry_rest_ns = divmod(entry_ns, _NS_PER_S)
-    attr_s, attr_rest_ns = divmod(attr_ns, _NS_PER_S)
+    entry_s, entry_rest_ns = _timeout(a.entry_timeout)
+    attr_s, attr_rest_ns = _timeout(a.attr_timeout)
+    head = (a.st_ino, a.generation, entry_s, attr_s, entry_rest_ns, attr_rest_ns)
+    return _packed(abi.ENTRY_OUT_HEAD, *head) + _attr(a)
+
+
+def _attr(a: Attributes) -> bytes:
     # a time before 1970 is a negative number of seconds in an unsigned field
     times = [divmod(t, _NS_PER_S) for t in (a.st_atime_ns, a.st_mtime_ns, a.st_ctime_ns)]
     seconds = [s & 0xFFFF_FFFF_FFFF_FFFF for s, _ in times]
     rests_ns = [rest for _, rest in times]
-    head = (a.st_ino, a.generation, entry_s, attr_s, entry_rest_ns, attr_rest_ns)
     owner = (a.st_mode, a.st_nlink, a.st_uid, a.st_gid, a.st_rdev, a.st_blksize, 0)
     attr = (a.st_ino, a.st_size, a.st_blocks, *seconds, *rests_ns, *owner)
-    return _packed(abi.ENTRY_OUT_HEAD, *head) + _packed(abi.ATTR, *attr)
+    return _packed(abi.ATTR, *attr)
 
 
 def _packed(layout: struct.Struct, *values: int) -> bytes:
