@@ -65,6 +65,7 @@ class Reaping:
         for ino, backing_id in ids:
             if backing_id is not None:
                 self._backings.give_back(ino, backing_id)
+        self._region.free_discarded()
         return perhaps_mapped
 
     def _may_go(self, inode: Inode) -> bool:

@@ -77,6 +77,10 @@ class BackingFiles(ABC):
     @abstractmethod
     def discard(self, inode: Inode) -> None: ...
 
+    def free_discarded(self) -> None:
+        """See Region.free_discarded."""
+        self._freeing.begin()
+
     @abstractmethod
     def inventory(self) -> Iterator[Ino]: ...
 
@@ -173,8 +177,10 @@ class BackingFiles(ABC):
         return 0 if start >= os.fstat(fd).st_size else min(end - start - 1, os.fstat(fd).st_blocks * 512)
 
     def _require_room(self, needed_bytes: int) -> None:
+        pending_bytes = self._freeing.pending_bytes
         lacking = self._lacking(needed_bytes)
-        if lacking and self._freeing.wait():
+        if lacking and pending_bytes:
+            self._freeing.wait()
             lacking = self._lacking(needed_bytes)
         if lacking:
             raise RegionFullError(lacking)

@@ -109,7 +109,10 @@ class Region(Protocol):
         """Let bytes read as zero and give their whole pages back."""
 
     def discard(self, inode: Inode) -> None:
-        """Give up the memory of an inode that is gone. Idempotent."""
+        """Give up the memory of an inode that is gone; large ones with `free_discarded`. Idempotent."""
+
+    def free_discarded(self) -> None:
+        """Nothing refers to what was discarded any more: free it, beside everything else. Quick."""
 
     def release(self, extents: tuple[Extent, ...]) -> None:
         """Blocks that were cut off a file and belong to nobody now. Nothing, where files have backings."""

@@ -1,12 +1,14 @@
 """Gives the memory of large removed files back without making callers wait.
 
 The kernel takes 2 ms for each GiB in huge pages and much more in small ones, in the call that drops the last
-reference to a file: that call is made in a thread here. What is being given back counts as free, because who
-needs the room can wait for it (`wait`). Nothing is lost when the process ends in between: its references
-end with it.
+reference to a file: that call is made in a thread here. It has to be the last, so nothing is released before
+`begin`: by then whoever removes a file has given back what else refers to it (its backing id).
 
-Invariants: a descriptor that was taken is released exactly once; there is a thread only while there is
-something to do. Called by the regions.
+What is on its way counts as free, because who needs the room can wait for it (`wait`). Nothing is lost when
+the process ends in between: its references end with it.
+
+Invariants: what was taken is released exactly once; there is a thread only while there is something to do.
+Called by the regions.
 """
 
 from __future__ import annotations
@@ -37,22 +39,25 @@ class Freeing:
         return self._pending_bytes
 
     def take(self, length_bytes: int, release: Release) -> None:
-        """Have `release` called, which gives back length_bytes. Returns at once."""
+        """Have `release` called, which gives back length_bytes, after `begin`."""
         with self._changed:
             self._pending.append((length_bytes, release))
             self._pending_bytes += length_bytes
-            if self._works:
+
+    def begin(self) -> None:
+        """Release what was taken. Returns at once."""
+        with self._changed:
+            if self._works or not self._pending:
                 return
             self._works = True
         threading.Thread(target=self._work, name="freeing").start()
 
-    def wait(self) -> bool:
-        """Return once everything is back; whether there was anything to wait for. Blocks."""
+    def wait(self) -> None:
+        """Begin, and return once everything is back. Blocks."""
+        self.begin()
         with self._changed:
-            had_some = self._works
             while self._works:
                 self._changed.wait()
-        return had_some
 
     def _work(self) -> None:
         while True:

