@@ -32,6 +32,7 @@ table.rows(
         ("set a trusted one", do.setxattr("f", "trusted.a", b"v"), "ok"),
         ("set a security one", do.setxattr("f", "security.a", b"v"), "ok"),
         ("set an access list", do.setxattr("f", "system.posix_acl_access", b"v"), "EINVAL"),
+        ("set a value as long as can be", do.setxattr("f", "user.a", b"v" * 65536), "ok"),
         ("set a value that is too long", do.setxattr("f", "user.a", b"v" * 65537), "E2BIG"),
         ("replace what is missing", do.setxattr("f", "user.a", b"v", REPLACE), "ENODATA"),
         ("flags that do not exist", do.setxattr("f", "user.a", b"v", 4), "EINVAL"),
