@@ -9,7 +9,9 @@ and shared, and PAGEMAP_SCAN counts what came out PMD mapped. Invariants:
   cold virtual machine). Of such space only a few blocks are looked at and stand for the rest; they are at
   the same places every time, so that asking again touches nothing new;
 * no SIGBUS: pages are touched by MADV_POPULATE_READ, which returns EFAULT when the file shrank meanwhile;
-* this process's resident size stays small: windows are unmapped before the next is mapped.
+* this process's resident size stays small: windows are unmapped before the next is mapped;
+* a file that ends inside a huge page has that page all the same: what is mapped goes beyond the end, what is
+  touched does not.
 
 Never MADV_COLLAPSE here, nor on any range that is not data (docs/kernel-facts.md: it loses what is written
 afterwards). Called by the regions and the daemon, in a thread.
@@ -77,13 +79,14 @@ def file_coverage(fd: int, size_bytes: int | None = None, *, sample_blocks: int 
     if memory.filesystem_type(fd) == memory.HUGETLBFS_MAGIC:
         # Nothing but huge pages can be in there, and touching a hole would take one from the pool.
         return Coverage(resident_bytes, resident_bytes, resident_bytes, 0)
-    data = data_ranges(fd, size_bytes)
-    untouched = _untouched(fd, _gaps(data, size_bytes), resident_bytes, size_bytes)
+    reach_bytes = -(-size_bytes // _PMD_BYTES) * _PMD_BYTES
+    data = [(start, end if end < size_bytes else reach_bytes) for start, end in data_ranges(fd, size_bytes)]
+    untouched = _untouched(fd, _gaps(data, reach_bytes), resident_bytes, size_bytes)
     untouched_bytes = sum(end - start for start, end in untouched)
     sample = _sample(data, untouched, sample_blocks) if untouched else []
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        measured, huge = _measure_all(pagemap.fileno(), fd, data)
-        sampled, sampled_huge = _measure_all(pagemap.fileno(), fd, sample)
+        measured, huge = _measure_all(pagemap.fileno(), fd, data, size_bytes)
+        sampled, sampled_huge = _measure_all(pagemap.fileno(), fd, sample, size_bytes)
     if sampled:
         huge += untouched_bytes * sampled_huge // sampled
     return Coverage(resident_bytes, huge, measured + sampled, untouched_bytes)
@@ -118,10 +121,10 @@ def cached_bytes(fd: int, start: int, end: int) -> int:
     return int(_CACHESTAT.unpack(result)[0]) * _PAGE_BYTES
 
 
-def _gaps(ranges: list[Range], size_bytes: int) -> list[Range]:
+def _gaps(ranges: list[Range], reach_bytes: int) -> list[Range]:
     gaps = []
     at = 0
-    for start, end in [*ranges, (size_bytes, size_bytes)]:
+    for start, end in [*ranges, (reach_bytes, reach_bytes)]:
         if start > at:
             gaps.append((at, start))
         at = end
@@ -178,13 +181,13 @@ def _merged(ranges: list[Range]) -> list[Range]:
     return merged
 
 
-def _measure_all(pagemap_fd: int, fd: int, ranges: list[Range]) -> tuple[int, int]:
-    """(measured, huge) bytes over ranges that are present in the file."""
-    results = [_measure(pagemap_fd, fd, start, end) for start, end in ranges]
+def _measure_all(pagemap_fd: int, fd: int, ranges: list[Range], size_bytes: int) -> tuple[int, int]:
+    """(measured, huge) bytes over ranges that are present in the file, which ends at size_bytes."""
+    results = [_measure(pagemap_fd, fd, start, end, size_bytes) for start, end in ranges]
     return sum(measured for measured, _ in results), sum(huge for _, huge in results)
 
 
-def _measure(pagemap_fd: int, fd: int, start: int, end: int) -> tuple[int, int]:
+def _measure(pagemap_fd: int, fd: int, start: int, end: int, size_bytes: int) -> tuple[int, int]:
     """(measured, huge) bytes of one such range."""
     measured = huge = 0
     at = start
@@ -193,7 +196,7 @@ def _measure(pagemap_fd: int, fd: int, start: int, end: int) -> tuple[int, int]:
         stop = min(end, base + _WINDOW_BYTES)
         with memory.Mapping(fd, stop - base, offset_bytes=base) as window:
             try:
-                window.advise(memory.MADV_POPULATE_READ, at - base, stop - at)
+                window.advise(memory.MADV_POPULATE_READ, at - base, min(stop, size_bytes) - at)
                 counted = _huge_bytes(pagemap_fd, window.address + at - base, window.address + stop - base)
             except OSError as error:
                 # Truncated or poisoned meanwhile: not measured, and not an error of the reader's.

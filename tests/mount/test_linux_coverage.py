@@ -72,6 +72,32 @@ def test_split_block_is_not_huge(huge: int) -> None:
     assert found.resident_bytes == found.measured_bytes == SIZE - 4096
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+@pytest.mark.parametrize("size", [BLOCK // 2, 3 * BLOCK // 2, 5 * BLOCK + 1])
+def test_regression_the_last_block_counts_where_the_file_ends_inside_it(size: int, used: bool) -> None:
+    """A file of 1 MiB has one huge page, and `status` said 0%."""
+    require(os.geteuid() == 0, "root")
+    blocks = -(-size // BLOCK)
+    fd = unnamed_file("tmpfs", {"huge": "always", "size": "256M"})
+    try:
+        memory.fallocate(fd, memory.FALLOC_FL_KEEP_SIZE, 0, blocks * BLOCK)
+        os.ftruncate(fd, size)
+        if used:
+            use(fd, 0, size)
+        found = file_coverage(fd)
+        assert (found.resident_bytes, found.huge_bytes) == (blocks * BLOCK, blocks * BLOCK)
+        assert os.fstat(fd).st_blocks * 512 == blocks * BLOCK
+    finally:
+        os.close(fd)
+
+
+def test_a_last_block_in_small_pages_is_not_huge(huge: int) -> None:
+    use(huge, 0, SIZE)
+    memory.fallocate(huge, PUNCH, SIZE - BLOCK + 4096, 4096)
+    os.ftruncate(huge, SIZE - BLOCK // 2)
+    assert file_coverage(huge).huge_bytes == SIZE - BLOCK
+
+
 def test_small_pages_are_not_huge() -> None:
     require(os.geteuid() == 0, "root")
     fd = unnamed_file("tmpfs", {"huge": "never", "size": "256M"})
