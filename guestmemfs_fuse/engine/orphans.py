@@ -123,8 +123,9 @@ class Orphans:
             await trio.lowlevel.checkpoint()
 
     def _reap_unused(self, inos: Iterable[int]) -> None:
+        """Each once: who was forgotten, looked up, removed and forgotten again stands there twice."""
         inodes = self._ledger.state.inodes
-        found = [inode for number in inos if (inode := inodes.get(Ino(number))) is not None]
+        found = [inode for number in dict.fromkeys(inos) if (inode := inodes.get(Ino(number))) is not None]
         concerned = [inode for inode in found if inode.backing_id is not None or not inode.nlink]
         self._let_go([inode for inode in concerned if not self._kernel.knows(inode.ino)])
 

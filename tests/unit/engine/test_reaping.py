@@ -45,6 +45,18 @@ def test_what_is_forgotten_together_is_one_transaction() -> None:
     assert bench.engine.orphans.reaped == 5
 
 
+def test_regression_what_is_forgotten_twice_in_a_moment_goes_once() -> None:
+    """Forgotten, looked up again, removed and forgotten: two Reaped records of one inode ended the daemon, and
+    the next one could not read the journal."""
+    bench = Bench()
+    ino, named = removed(bench), make(bench, b"kept")
+    before = len(bench.journal.transactions)
+    forget(bench.engine, ino, named, ino, named)
+    (transaction,) = bench.journal.transactions[before:]
+    assert sorted(transaction.records, key=str) == [rec.BackingClosed(named), rec.Reaped(ino)]
+    assert bench.engine.orphans.reaped == 1
+
+
 def test_memory_goes_first_then_the_record_then_the_backing_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash leaves an orphan, or an id the next daemon gives back: never lost memory or a dead id."""
     bench = Bench()
