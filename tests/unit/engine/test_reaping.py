@@ -46,8 +46,8 @@ def test_what_is_forgotten_together_is_one_transaction() -> None:
 
 
 def test_regression_what_is_forgotten_twice_in_a_moment_goes_once() -> None:
-    """Forgotten, looked up again, removed and forgotten: two Reaped records of one inode ended the daemon, and
-    the next one could not read the journal."""
+    """Forgotten, looked up again, removed and forgotten: two Reaped records of one inode ended the daemon,
+    and the next one could not read the journal."""
     bench = Bench()
     ino, named = removed(bench), make(bench, b"kept")
     before = len(bench.journal.transactions)
