@@ -1,7 +1,7 @@
 """A FORGET that a daemon had read dies with it: the next one finds out by itself what nobody uses any more.
 
 The window is microseconds wide, so the test is the dying daemon itself: it stops the real one, takes its
-connection, and reads what the kernel says there.
+connection, and reads what the kernel says there. And FORGETs that a daemon must not die of.
 """
 
 from __future__ import annotations
@@ -77,3 +77,16 @@ def test_regression_memory_of_a_removed_file_is_free_though_its_forget_died_with
     assert status["region"]["used_bytes"] == 0
     assert status["counters"]["orphans"] == 0
     assert status["files"] == []
+
+
+def test_regression_directories_forgotten_twice_in_a_moment_do_not_end_the_daemon(instance: Instance) -> None:
+    """The kernel drops its cache, looks the name up again to remove it, and drops it again: two FORGETs
+    within the few milliseconds in which they are gathered."""
+    pid = serving_pid(instance.state_dir)
+    for number in range(30):
+        path = instance.mountpoint / f"d{number}"
+        path.mkdir()
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        path.rmdir()
+    (instance.mountpoint / "after").mkdir()
+    assert serving_pid(instance.state_dir) == pid
