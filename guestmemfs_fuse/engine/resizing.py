@@ -12,7 +12,6 @@ import logging
 from dataclasses import replace
 
 from guestmemfs_fuse.core import commands as cmd
-from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import round_up
 from guestmemfs_fuse.engine.engine import Engine
@@ -33,12 +32,8 @@ async def resize_region(engine: Engine, size_bytes: int) -> int:
     async with engine.memory.alone():
         if engine.state.free is not None:
             region.resize(wanted_bytes)  # where files are extents of one file: says why not
-        used_bytes, had_bytes = region.use().used_bytes, engine.state.region_bytes
-        if wanted_bytes < used_bytes:
-            raise InstanceBusyError(
-                f"{used_bytes} bytes of the region are in use, {wanted_bytes} would not hold them",
-                hint="remove files first, or choose a bigger size",
-            )
+        had_bytes = engine.state.region_bytes
+        region.use().require_fits(wanted_bytes)
         engine.ledger.commit(cmd.ResizeRegion(wanted_bytes))
         try:
             region.resize(wanted_bytes)

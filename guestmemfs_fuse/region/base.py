@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Extent, Ino
 
@@ -39,6 +40,15 @@ class RegionUse:
     @property
     def free_bytes(self) -> int:
         return max(0, self.size_bytes - self.used_bytes)
+
+    def require_fits(self, size_bytes: int) -> None:
+        """Raise InstanceBusyError when a region of size_bytes would not hold what is in use."""
+        if size_bytes < self.used_bytes:
+            used, wanted = self.used_bytes >> 20, size_bytes >> 20
+            raise InstanceBusyError(
+                f"{used} MiB of the region are in use, {wanted} MiB would not hold them",
+                hint="remove files first, or choose a bigger size",
+            )
 
 
 @dataclass(frozen=True, slots=True)

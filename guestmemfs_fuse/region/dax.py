@@ -16,7 +16,7 @@ import errno
 import os
 from typing import Final
 
-from guestmemfs_fuse.core.errors import InstanceBusyError, OutOfMemoryError, UnsupportedError
+from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import round_down, round_up
 from guestmemfs_fuse.linux import fiemap, memory
@@ -93,9 +93,7 @@ class DaxRegion(NamedBackingFiles):
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize: only our own limit changes; the filesystem has the last word."""
-        used_bytes = self.use().used_bytes
-        if size_bytes < used_bytes:
-            raise InstanceBusyError(f"{used_bytes} bytes are in use", hint="remove files first")
+        self.use().require_fits(size_bytes)
         _require_room(self.root_path, size_bytes)
         self.size_bytes = size_bytes
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from guestmemfs_fuse.core.errors import OutOfMemoryError
+
 RESERVE_BYTES: Final = 64 << 20
 """Left to the host when we decide whether an allocation fits."""
 
@@ -26,6 +28,12 @@ def available_bytes(numa_node: int | None = None) -> int:
 def total_bytes() -> int:
     """All memory the kernel manages, in bytes."""
     return _field("/proc/meminfo", "MemTotal")
+
+
+def require_size(size_bytes: int) -> None:
+    """Raise OutOfMemoryError for a region of more memory than there is at all."""
+    if size_bytes > total_bytes():
+        raise OutOfMemoryError(f"the host has {total_bytes() >> 20} MiB of memory")
 
 
 def _field(path: str, name: str) -> int:

@@ -18,8 +18,6 @@ from typing import Final, Protocol
 
 from guestmemfs_fuse.core.errors import (
     DaemonError,
-    InstanceBusyError,
-    OutOfMemoryError,
     RegionFullError,
     StaleInodeError,
     UnsupportedError,
@@ -156,11 +154,8 @@ class MemfdRegion(BackingFiles):
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
         self._freeing.wait()
-        used_bytes = self.use().used_bytes
-        if size_bytes < used_bytes:
-            raise InstanceBusyError(f"{used_bytes} bytes are in use", hint="remove files first")
-        if size_bytes > host_memory.total_bytes():
-            raise OutOfMemoryError(f"the host has {host_memory.total_bytes()} bytes of memory")
+        self.use().require_fits(size_bytes)
+        host_memory.require_size(size_bytes)
         mount.reconfigure(self._mount_fd, {"size": str(size_bytes)})
         self.size_bytes = size_bytes
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from guestmemfs_fuse.core.errors import InstanceBusyError, OutOfMemoryError, StaleInodeError
+from guestmemfs_fuse.core.errors import StaleInodeError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory
@@ -57,10 +57,7 @@ class TmpfsRegion(NamedBackingFiles):
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
         self._freeing.wait()
-        used_bytes = self.use().used_bytes
-        if size_bytes < used_bytes:
-            raise InstanceBusyError(f"{used_bytes} bytes are in use", hint="remove files first")
-        if size_bytes > host_memory.total_bytes():
-            raise OutOfMemoryError(f"the host has {host_memory.total_bytes()} bytes of memory")
+        self.use().require_fits(size_bytes)
+        host_memory.require_size(size_bytes)
         mount.reconfigure(self.root_path, {"size": str(mount_bytes(size_bytes))})
         self.size_bytes = size_bytes
