@@ -28,6 +28,11 @@ PAUSE_S = "1"
 Act = Callable[[], object]
 
 
+def pause() -> None:
+    """Let time pass in which nothing is asked for."""
+    subprocess.run(["sleep", PAUSE_S], check=True)
+
+
 def acts_on_many(bench: Bench, many: Instance) -> dict[str, Act]:
     """Everything a command can ask of a daemon that serves FILES files, and two things its kernel can."""
     directory, name = many.mountpoint / "d0", many.name
@@ -42,7 +47,7 @@ def acts_on_many(bench: Bench, many: Instance) -> dict[str, Act]:
         return lambda: [act() for act in pair]
 
     return {
-        "nothing": lambda: subprocess.run(["sleep", PAUSE_S], check=True),
+        "nothing": pause,
         "`status`": run("status", name),
         "`status --json`": run("status", name, "--json"),
         "`metrics`, `top`": both(run("metrics"), run("top", name, "--count", 1, "--interval", 0.1)),
@@ -70,6 +75,7 @@ def acts_on_large(large: Instance) -> dict[str, Act]:
     def make_and_remove() -> None:
         grow()
         path.unlink()
+        pause()  # the kernel says that it has forgotten the file a moment later
 
     size = f"{LARGE_BYTES // GIB} GiB"
     return {f"truncate to {size}, and unlink": make_and_remove}
