@@ -13,7 +13,7 @@ Called by the other modules of the engine, and by control through them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from guestmemfs_fuse.core import commands as cmd
@@ -75,13 +75,16 @@ class Ledger:
             self._write(Transaction(records, unique, ino))
         return Ino(ino)
 
-    def commit_all(self, commands: Iterable[cmd.Command]) -> None:
-        """Carry out commands that do not depend on each other, all or none, as one transaction of ours.
+    def commit_all(self, commands: Mapping[Ino, cmd.Command]) -> None:
+        """Carry out commands, each about the inode it stands under, all or none, as one transaction of ours.
 
+        Each is decided on the state before all of them, so there may be one for an inode only, about nothing
+        but that inode: a record that no longer fits would end us, and every daemon that reads the journal.
         Raises FsError as `commit`; then nothing has changed.
         """
         now_ns = self._clock()
-        records = tuple(record for command in commands for record in decide(command, self.state, now_ns))
+        decided = (decide(command, self.state, now_ns) for command in commands.values())
+        records = tuple(record for each in decided for record in each)
         if records:
             self._write(Transaction(records))
 

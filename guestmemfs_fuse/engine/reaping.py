@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.types import BackingId, Ino
 from guestmemfs_fuse.engine.backings import Backings
 from guestmemfs_fuse.engine.ledger import Ledger
 from guestmemfs_fuse.engine.poison import Poison
@@ -42,29 +43,26 @@ class Reaping:
         known, which takes longer than may be spent here. One that cannot go does not keep the others, nor
         fail the status or statfs that asks for it.
         """
-        commands: list[cmd.Command] = []
-        ids = []
+        commands: dict[Ino, cmd.Command] = {}
+        ids: dict[Ino, BackingId] = {}
         perhaps_mapped = False
         for inode in inodes:
             if self._may_go(inode):
                 if self._region.region_file is not None and inode.extents and not unmapped:
                     perhaps_mapped = True
                 elif self._give_up(inode):
-                    commands.append(cmd.Reap(inode.ino))
-                    ids.append((inode.ino, inode.backing_id))
-                    continue
+                    commands[inode.ino] = cmd.Reap(inode.ino)
             if inode.backing_id is not None:
-                commands.append(cmd.CloseBacking(inode.ino))
-                ids.append((inode.ino, inode.backing_id))
+                commands.setdefault(inode.ino, cmd.CloseBacking(inode.ino))
+                ids[inode.ino] = inode.backing_id
         try:
             self._ledger.commit_all(commands)
         except FsError as error:
             log.warning("%d unused inodes stay for now: %s", len(commands), error)
             return perhaps_mapped
-        self.reaped += sum(isinstance(command, cmd.Reap) for command in commands)
-        for ino, backing_id in ids:
-            if backing_id is not None:
-                self._backings.give_back(ino, backing_id)
+        self.reaped += sum(isinstance(command, cmd.Reap) for command in commands.values())
+        for ino, backing_id in ids.items():
+            self._backings.give_back(ino, backing_id)
         self._region.free_discarded()
         return perhaps_mapped
 
