@@ -116,7 +116,7 @@ def test_remount_changes_the_size_and_nothing_else(script: Script) -> None:
     """)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines == [["128"], ["128"], ["32", "128"], ["1", "128"], ["1"], ["128"], ["33554432"]]
-    assert "33554432 bytes of the region are in use" in done.stderr
+    assert "32 MiB of the region are in use" in done.stderr
     assert "option ro is not possible: guests store into their memory" in done.stderr
     assert "exists with region=tmpfs, not memfd" in done.stderr
 
