@@ -23,8 +23,8 @@ class Node:
 def looked_at() -> Iterator[list[int]]:
     """How many containers each full collection had to look at, while collections are kept short.
 
-    Much is there already, as after reading a large snapshot: the first full one must not wait for a quarter of
-    it.
+    Much is there already, as after reading a large snapshot: the first full one must not wait for a quarter
+    of that.
     """
     found: list[int] = []
     before = [[number] for number in range(2 * _MANY)]
