@@ -27,8 +27,8 @@ _NUMBERS = {
     "cachestat": 451,
 }
 _NUMBERS_OF_MACHINE = {
-    "x86_64": {"mbind": 237, "set_mempolicy": 238, "kexec_file_load": 320},
-    "aarch64": {"mbind": 235, "set_mempolicy": 237, "kexec_file_load": 294},
+    "x86_64": {"set_mempolicy": 238, "kexec_file_load": 320},
+    "aarch64": {"set_mempolicy": 237, "kexec_file_load": 294},
 }
 
 Argument = int | str | bytes | bytearray | None

@@ -1,4 +1,4 @@
-"""Mapped memory and file space: mmap, madvise, mbind, fallocate.
+"""Mapped memory and file space: mmap, madvise, set_mempolicy, fallocate.
 
 Owns the numbers (include/uapi/asm-generic/mman-common.h, linux/falloc.h, linux/mempolicy.h) and a Mapping
 that is always unmapped. Called by the regions and probes; what is resident and huge is in `coverage`.
@@ -7,7 +7,7 @@ that is always unmapped. Called by the regions and probes; what is resident and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -22,9 +22,6 @@ MADV_HWPOISON = 100
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_COLLAPSE_RANGE = 0x08
-
-MFD_CLOEXEC = 0x1
-MFD_HUGETLB = 0x4
 
 MPOL_DEFAULT = 0
 MPOL_BIND = 2
@@ -129,13 +126,6 @@ def madvise(address: int, length_bytes: int, advice: int) -> None:
     libc.call("madvise", address, length_bytes, advice)
 
 
-def mbind(address: int, length_bytes: int, mode: int, nodes: Iterable[int], flags: int = 0) -> None:
-    """mbind(2): NUMA policy of a mapping (of the file's pages, for shared shmem). Raises OSError."""
-    raw = _node_mask(nodes)
-    # maxnode counts bits plus one: the kernel drops the last (get_nodes() in mm/mempolicy.c).
-    libc.syscall("mbind", address, length_bytes, mode, raw, len(raw) * 8 + 1, flags)
-
-
 @contextmanager
 def allocating_on(node: int | None) -> Iterator[None]:
     """What this thread allocates inside the block comes from one NUMA node only; None: from wherever.
@@ -146,19 +136,13 @@ def allocating_on(node: int | None) -> Iterator[None]:
     if node is None:
         yield
         return
-    raw = _node_mask([node])
+    raw = bytearray((1 << node).to_bytes((node // 64 + 1) * 8, "little"))
+    # maxnode counts bits plus one: the kernel drops the last (get_nodes() in mm/mempolicy.c).
     libc.syscall("set_mempolicy", MPOL_BIND, raw, len(raw) * 8 + 1)
     try:
         yield
     finally:
         libc.syscall("set_mempolicy", MPOL_DEFAULT, None, 0)
-
-
-def _node_mask(nodes: Iterable[int]) -> bytearray:
-    mask = 0
-    for node in nodes:
-        mask |= 1 << node
-    return bytearray(mask.to_bytes(max(8, (mask.bit_length() + 63) // 64 * 8), "little"))
 
 
 def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
@@ -172,14 +156,6 @@ def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
         except InterruptedError:
             continue
         return
-
-
-def memfd(name: str, *, huge_page_bytes: int | None = None, flags: int = MFD_CLOEXEC) -> int:
-    """memfd_create(2). huge_page_bytes: a hugetlb memfd of that page size. Returns the fd; raises OSError."""
-    if huge_page_bytes is not None:
-        # The page size goes in as its logarithm (MFD_HUGE_SHIFT is 26).
-        flags |= MFD_HUGETLB | (huge_page_bytes.bit_length() - 1) << 26
-    return os.memfd_create(name, flags)
 
 
 def filesystem_type(fd: int) -> int:

@@ -1,4 +1,4 @@
-"""Process attributes: prctl(2), peer credentials, the boot's identity.
+"""Process attributes: prctl(2), peer credentials, life and death.
 
 Sources: prctl(2), unix(7), include/uapi/linux/prctl.h. Called by the holder's children, the control server
 and the launchers.
@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import struct
-from dataclasses import dataclass
 
 from guestmemfs_fuse.linux import libc
 
@@ -20,18 +19,9 @@ _PTRACE_SEIZE = 0x4206
 _UCRED = struct.Struct("=iII")
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of a unix socket, as it was at connect(2)."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-def set_child_subreaper(enabled: bool = True) -> None:
+def set_child_subreaper() -> None:
     """Orphaned descendants become our children instead of PID 1's. Raises OSError."""
-    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
+    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_name(name: str) -> None:
@@ -39,16 +29,10 @@ def set_name(name: str) -> None:
     libc.call("prctl", _PR_SET_NAME, name, 0, 0, 0)
 
 
-def peer(sock: socket.socket) -> Peer:
-    """SO_PEERCRED of a connected unix socket. Raises OSError."""
+def peer_pid(sock: socket.socket) -> int:
+    """Who was at the other end of a unix socket at connect(2) (SO_PEERCRED). Raises OSError."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer(*_UCRED.unpack(raw))
-
-
-def boot_id() -> str:
-    """A UUID that is new at every boot, kexec included (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+    return int(_UCRED.unpack(raw)[0])
 
 
 def is_alive(pid: int) -> bool:
@@ -96,11 +80,6 @@ def is_dying(tid: int) -> bool:
         return True
     pending = int(lines[b"SigPnd"], 16) | int(lines[b"ShdPnd"], 16)
     return bool(pending >> (signal.SIGKILL - 1) & 1)
-
-
-def open_pidfd(pid: int) -> int:
-    """pidfd_open(2): an fd that is readable once the process has died. Raises OSError (ESRCH)."""
-    return os.pidfd_open(pid)
 
 
 def trace_a_child() -> None:

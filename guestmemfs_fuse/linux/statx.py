@@ -1,73 +1,28 @@
-"""statx(2), for what os.stat does not tell: the DAX attribute and the mount id.
+"""statx(2), for the one thing that os.stat does not tell: the DAX attribute.
 
-Source: statx(2), include/uapi/linux/stat.h. Called by the dax region and the probes; never on a path inside
-our own FUSE mount by the daemon.
+Source: statx(2), include/uapi/linux/stat.h. Called by the dax region.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from typing import Final
 
 from guestmemfs_fuse.linux import libc
 
-STATX_BASIC_STATS = 0x7FF
-STATX_MNT_ID = 0x1000
-STATX_ATTR_DAX = 0x00200000
-
-_AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_EMPTY_PATH = 0x1000
-_BUFFER_BYTES = 256
-_HEAD = struct.Struct(
-    "=IIQIIIHxxQQQQ"
-)  # mask blksize attributes nlink uid gid mode ino size blocks attr_mask
-_DEVICES = struct.Struct("=IIIIQ")  # rdev major/minor, dev major/minor, mnt_id
-_DEVICES_AT = 128
+_STATX_BASIC_STATS: Final = 0x7FF
+_STATX_ATTR_DAX: Final = 0x00200000
+_AT_EMPTY_PATH: Final = 0x1000
+_BUFFER_BYTES: Final = 256
+_ATTRIBUTES_AT: Final = slice(8, 16)  # struct statx: mask, blksize, attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Statx:
-    """The part of struct statx that this project uses."""
-
-    attributes: int
-    attributes_mask: int
-    ino: int
-    size_bytes: int
-    allocated_bytes: int
-    nlink: int
-    dev: tuple[int, int]
-    mount_id: int
-
-    @property
-    def is_dax(self) -> bool:
-        """Loads and stores go to the medium, without page cache."""
-        return bool(self.attributes & STATX_ATTR_DAX)
-
-
-def parse(raw: bytes | bytearray) -> Statx:
-    """Decode a struct statx of 256 bytes."""
-    _, _, attributes, nlink, _, _, _, ino, size, blocks, mask = _HEAD.unpack_from(raw)
-    _, _, major, minor, mount_id = _DEVICES.unpack_from(raw, _DEVICES_AT)
-    return Statx(
-        attributes=attributes,
-        attributes_mask=mask,
-        ino=ino,
-        size_bytes=size,
-        allocated_bytes=blocks * 512,
-        nlink=nlink,
-        dev=(major, minor),
-        mount_id=mount_id,
-    )
-
-
-def statx(path_or_fd: str | int, *, follow: bool = True) -> Statx:
-    """statx(2) of a path or an open descriptor. Raises OSError naming the path."""
+def is_dax(fd: int) -> bool:
+    """Whether loads and stores of an open file go to the medium, without page cache. Raises OSError."""
     buffer = bytearray(_BUFFER_BYTES)
-    mask = STATX_BASIC_STATS | STATX_MNT_ID
-    if isinstance(path_or_fd, int):
-        libc.call("statx", path_or_fd, "", _AT_EMPTY_PATH, mask, buffer)
-    else:
-        flags = 0 if follow else _AT_SYMLINK_NOFOLLOW
-        libc.call("statx", _AT_FDCWD, path_or_fd, flags, mask, buffer, about=path_or_fd)
-    return parse(buffer)
+    libc.call("statx", fd, "", _AT_EMPTY_PATH, _STATX_BASIC_STATS, buffer)
+    return has_dax(buffer)
+
+
+def has_dax(raw: bytes | bytearray) -> bool:
+    """Whether a struct statx has the attribute."""
+    return bool(int.from_bytes(raw[_ATTRIBUTES_AT], "little") & _STATX_ATTR_DAX)

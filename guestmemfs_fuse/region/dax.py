@@ -19,8 +19,7 @@ from typing import Final
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import round_down, round_up
-from guestmemfs_fuse.linux import fiemap, memory
-from guestmemfs_fuse.linux.statx import statx
+from guestmemfs_fuse.linux import fiemap, memory, statx
 from guestmemfs_fuse.region.base import BackingStat, RegionUse
 from guestmemfs_fuse.region.named_files import NamedBackingFiles
 
@@ -115,7 +114,7 @@ def require_dax(directory: str) -> None:
     try:
         os.unlink(path)
         memory.fallocate(fd, 0, 0, 4096)
-        is_dax = statx(fd).is_dax
+        is_dax = statx.is_dax(fd)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC):
             raise

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.vm.errors import MonitorError
 
 LAST_WORDS_BYTES = 2000
@@ -24,7 +23,7 @@ LAST_WORDS_BYTES = 2000
 def watched(pid: int) -> Iterator[int]:
     """A pidfd of process `pid`, closed at the end. Raises MonitorError when there is no such process."""
     try:
-        pidfd = process.open_pidfd(pid)
+        pidfd = os.pidfd_open(pid)
     except OSError as error:
         raise MonitorError(f"process {pid} is gone") from error
     try:

@@ -12,6 +12,7 @@ import pytest
 from guestmemfs_fuse.cli import sight
 from guestmemfs_fuse.core.errors import ExitCode
 from guestmemfs_fuse.linux import mount, mountinfo, process
+from guestmemfs_fuse.metadata.instance_config import current_boot_id
 from tests.cli import Guestmemfs, Instance
 from tests.mount.user_of import user_of
 
@@ -251,7 +252,7 @@ def test_an_instance_of_an_earlier_boot_starts_empty_and_says_so(instance: Insta
     instance.umount()
     mount.umount(str(instance.state_dir / "region"))
     config = instance.state_dir / "instance.json"
-    boot_id = process.boot_id()
+    boot_id = current_boot_id()
     config.write_text(config.read_text().replace(boot_id, boot_id[::-1]))
     done = instance.cli.run("mount", instance.mountpoint)
     assert "was of an earlier boot and is gone: starting empty" in done.stderr

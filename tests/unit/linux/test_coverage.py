@@ -17,7 +17,7 @@ BLOCK = 2 << 20
 @pytest.fixture
 def fd() -> Iterator[int]:
     """A sparse memfd of 16 MiB."""
-    fd = memory.memfd("coverage")
+    fd = os.memfd_create("coverage")
     os.ftruncate(fd, 8 * BLOCK)
     yield fd
     os.close(fd)

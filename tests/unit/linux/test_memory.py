@@ -17,7 +17,7 @@ MIB = 1 << 20
 @pytest.fixture
 def fd() -> Iterator[int]:
     """A sparse memfd of 8 MiB."""
-    fd = memory.memfd("memory")
+    fd = os.memfd_create("memory")
     os.ftruncate(fd, 8 * MIB)
     yield fd
     os.close(fd)
@@ -111,13 +111,14 @@ def test_filesystem_type_of_shmem(fd: int) -> None:
     assert memory.filesystem_type(fd) == memory.TMPFS_MAGIC
 
 
-def test_memory_can_be_bound_to_a_node(fd: int) -> None:
-    with memory.Mapping(fd, MIB, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
-        memory.mbind(mapping.address, MIB, memory.MPOL_BIND, [0])
-        policy = next(
-            line for line in Path("/proc/self/numa_maps").read_text().splitlines()
-            if line.startswith(f"{mapping.address:x} ")
-        )  # fmt: skip
-        assert "bind:0" in policy
-        with pytest.raises(OSError, match="mbind"):
-            memory.mbind(mapping.address, MIB, memory.MPOL_BIND, [1000])
+def test_a_thread_allocates_on_one_node_inside_the_block_only() -> None:
+    def policies() -> set[str]:
+        return {line.split()[1] for line in Path("/proc/thread-self/numa_maps").read_text().splitlines()}
+
+    with memory.allocating_on(0):
+        assert policies() == {"bind:0"}
+    assert policies() == {"default"}
+    with memory.allocating_on(None):
+        assert policies() == {"default"}
+    with pytest.raises(OSError, match="set_mempolicy"), memory.allocating_on(1000):
+        pytest.fail("there is no such node")
