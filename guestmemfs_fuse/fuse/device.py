@@ -31,17 +31,8 @@ def is_connected(fuse_fd: int) -> bool:
     return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def mount_fuse(
-    fuse_fd: int,
-    mountpoint: str,
-    *,
-    source: str,
-    subtype: str = "guestmemfs",
-    noexec: bool = True,
-    default_permissions: bool = True,
-    allow_other: bool = True,
-) -> None:
-    """Mount the connection. findmnt shows it as fuse.SUBTYPE; nosuid and nodev always.
+def mount_fuse(fuse_fd: int, mountpoint: str, *, source: str) -> None:
+    """Mount the connection. findmnt shows it as fuse.guestmemfs.
 
     source: what /proc/mounts shows in the first column. default_permissions lets the kernel check mode bits;
     allow_other admits users besides the one that mounts. Returns before the kernel's INIT is answered.
@@ -52,14 +43,11 @@ def mount_fuse(
         f"rootmode={root_mode:o}",
         f"user_id={os.getuid()}",
         f"group_id={os.getgid()}",
-        f"subtype={subtype}",
+        "subtype=guestmemfs",
+        "default_permissions",
+        "allow_other",
     ]
-    if default_permissions:
-        options.append("default_permissions")
-    if allow_other:
-        options.append("allow_other")
-    flags = MS_NOSUID | MS_NODEV | (MS_NOEXEC if noexec else 0)
-    mount(source, mountpoint, "fuse", flags, ",".join(options))
+    mount(source, mountpoint, "fuse", MS_NOSUID | MS_NODEV | MS_NOEXEC, ",".join(options))
 
 
 def backing_open(fuse_fd: int, backing_fd: int) -> int:
@@ -91,11 +79,6 @@ def kernel_knows(fuse_fd: int, nodeid: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def invalidate_inode(fuse_fd: int, nodeid: int) -> None:
-    """Make the kernel ask again for the attributes of an inode it may have cached."""
-    kernel_knows(fuse_fd, nodeid)
 
 
 def invalidate_entry(fuse_fd: int, parent_nodeid: int, name: bytes) -> None:

@@ -48,14 +48,8 @@ class InFlightTable:
         """How long the longest live request has been served; 0 when there is none."""
         return max((now_ns - entry.started_ns for entry in self._by_unique.values()), default=0)
 
-    def add(self, header: RequestHeader, now_ns: int) -> InFlight:
-        """Take a request in under a fresh token."""
-        entry = self.begin(header, now_ns)
-        self.keep(entry)
-        return entry
-
     def begin(self, header: RequestHeader, now_ns: int) -> InFlight:
-        """A request that may be answered before anybody can ask for it; `keep` it otherwise."""
+        """A request under a fresh token. It may be answered before anybody can ask for it; else `keep` it."""
         token = self._next_token
         while token in self._requests:
             token = token % _TOKENS + 1

@@ -48,7 +48,7 @@ class FuseKernel:
             raise
 
     def invalidate_inode(self, ino: Ino) -> None:
-        """See Kernel.invalidate_inode."""
+        """See Kernel.invalidate_inode: asking whether it is cached does that."""
         self.knows(ino)
 
     def invalidate_entry(self, parent: Ino, name: bytes) -> None:

@@ -227,7 +227,6 @@ def test_a_cached_name_can_be_invalidated(mounted: Bench, server: Server) -> Non
     mounted.ram.stat()
     device.invalidate_entry(mounted.fuse_fd, 1, b"ram")
     device.invalidate_entry(mounted.fuse_fd, 1, b"no such name")
-    device.invalidate_inode(mounted.fuse_fd, 1)
     assert mounted.ram.stat().st_size == SIZE_BYTES
 
 
