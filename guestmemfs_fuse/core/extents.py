@@ -13,25 +13,11 @@ Called by core's decide (find) and evolve (take, free), and by fsck.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from sortedcontainers import SortedDict, SortedList, SortedSet
 
 from guestmemfs_fuse.core.errors import BusyFsError, RegionFullError
 from guestmemfs_fuse.core.types import BlockNumber, Extent
-
-
-@dataclass(frozen=True, slots=True)
-class FreeMapStatistics:
-    """The figures `status` shows; all counts are blocks, fragmentation is 0 (one run) to nearly 1."""
-
-    total_blocks: int
-    free_blocks: int
-    used_blocks: int
-    withheld_blocks: int
-    largest_run_blocks: int
-    fragment_count: int
-    fragmentation: float
 
 
 class _Runs:
@@ -113,7 +99,12 @@ class FreeMap:
     @property
     def used_blocks(self) -> int:
         """Blocks that files hold, quarantined ones among them included."""
-        return self._total - self._runs.blocks - len(self._withheld)
+        return self._total - self._runs.blocks - self.withheld_blocks
+
+    @property
+    def withheld_blocks(self) -> int:
+        """Quarantined blocks that no file holds."""
+        return len(self._withheld)
 
     @property
     def largest_run_blocks(self) -> int:
@@ -134,18 +125,6 @@ class FreeMap:
     def quarantined(self) -> tuple[BlockNumber, ...]:
         """All quarantined blocks, ascending, files' own included."""
         return tuple(self._quarantined)
-
-    def statistics(self) -> FreeMapStatistics:
-        """All figures at once."""
-        return FreeMapStatistics(
-            total_blocks=self._total,
-            free_blocks=self.free_blocks,
-            used_blocks=self.used_blocks,
-            withheld_blocks=len(self._withheld),
-            largest_run_blocks=self.largest_run_blocks,
-            fragment_count=self.fragment_count,
-            fragmentation=self.fragmentation,
-        )
 
     def free_extents(self) -> tuple[Extent, ...]:
         """The free runs, ascending."""
