@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 import time
 from uuid import UUID
 
@@ -20,6 +19,7 @@ import trio
 from guestmemfs_fuse.core.errors import CorruptMetadataError, GuestmemfsError
 from guestmemfs_fuse.core.state import State, new_state
 from guestmemfs_fuse.engine import after_salvage
+from guestmemfs_fuse.metadata import compact
 from guestmemfs_fuse.metadata import store as metadata
 from guestmemfs_fuse.metadata.chain import Chain
 from guestmemfs_fuse.metadata.files import DirectoryFiles
@@ -100,8 +100,7 @@ class Storage:
             gc.freeze()
 
     async def _compact(self) -> None:
-        module = "guestmemfs_fuse.metadata.compact"
-        command = [sys.executable, "-m", module, self._files.path, self._uuid.hex]
+        command = compact.command(self._files.path, self._uuid)
         result = await trio.run_process(command, check=False, capture_stderr=True, stdin=None)
         if result.returncode:
             raise GuestmemfsError(result.stderr.decode(errors="replace").strip() or "compaction died")

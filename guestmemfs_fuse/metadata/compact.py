@@ -67,7 +67,7 @@ def remove(files: Files, names: list[str]) -> None:
 
 def command(directory: str, region_uuid: UUID) -> list[str]:
     """The command line that compacts `directory` in a process of its own."""
-    return [sys.executable, "-m", "guestmemfs_fuse.metadata.compact", directory, str(region_uuid)]
+    return [sys.executable, "-m", "guestmemfs_fuse.metadata.compact", directory, region_uuid.hex]
 
 
 def main(arguments: list[str]) -> int:

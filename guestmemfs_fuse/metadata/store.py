@@ -57,13 +57,11 @@ class Durability(Enum):
     """What an acknowledged change survives, besides SIGKILL.
 
     KILL: nothing else (tmpfs: power takes the data too); POWER: fdatasync before each acknowledgement of
-    what is not OF_THE_CONNECTION; POWER_GROUPED: the caller calls `Store.sync` before it acknowledges one or
-    more appends.
+    what is not OF_THE_CONNECTION.
     """
 
     KILL = "kill"
     POWER = "power"
-    POWER_GROUPED = "power-grouped"
 
 
 OF_THE_CONNECTION: Final = frozenset({BackingOpened, BackingClosed})
@@ -133,8 +131,7 @@ class Store:
         self._files = files
         self._region_uuid = region_uuid
         self._segment = segment
-        self._durability = durability
-        self._sync_each = durability is Durability.POWER
+        self._survives_power = durability is Durability.POWER
         self._sealed_bytes = read.sealed_bytes
         self._sealed_segments = read.sealed_segments
         self._snapshot_bytes = read.snapshot_bytes
@@ -208,7 +205,7 @@ class Store:
         """
         began_ns = time.perf_counter_ns()
         most_bytes = LARGE_FRAME_BYTES if self.pressed else None
-        sync = self._sync_each and not OF_THE_CONNECTION.issuperset(map(type, transaction.records))
+        sync = self._survives_power and not OF_THE_CONNECTION.issuperset(map(type, transaction.records))
         try:
             sequence = self._segment.append(transaction, sync=sync, most_bytes=most_bytes)
         except FsError as error:
@@ -219,13 +216,6 @@ class Store:
         self._appends += 1
         self._append_ns_sum += time.perf_counter_ns() - began_ns
         return sequence
-
-    def sync(self) -> None:
-        """Durability.POWER_GROUPED: make what was appended durable (fdatasync; call it in a thread).
-
-        Raises ReadOnlyInstanceError when that failed; the store is broken then.
-        """
-        self._segment.sync()
 
     @property
     def sequence(self) -> int:
@@ -267,7 +257,7 @@ class Store:
         if sealed.next_sequence == sealed.first_sequence:
             return
         with atomic.write_errors("begin a journal segment"):
-            if self._durability is not Durability.KILL:
+            if self._survives_power:
                 sealed.sync()
             self._segment = Segment.begin(self._files, self._region_uuid, sealed.next_sequence)
         self._sealed_bytes += sealed.length_bytes

@@ -60,8 +60,6 @@ class Life:
             self.attempted = self.acknowledged + 1
             with self._refusable():
                 current.append(transaction)
-                if self.durability is Durability.POWER_GROUPED:
-                    current.sync()
                 evolve.apply(state, transaction)
                 self.acknowledged += 1
 

@@ -122,7 +122,7 @@ def test_a_write_that_cannot_be_taken_back_breaks_the_segment() -> None:
     assert stored(files) == [(5, transaction(5))]
 
 
-def test_a_grouped_sync_that_fails_breaks_the_segment() -> None:
+def test_a_sync_of_its_own_that_fails_breaks_the_segment() -> None:
     _, segment = begun(fail_at(ANY, When.BEFORE, errno.EIO, "sync"))
     with pytest.raises(ReadOnlyInstanceError, match="could not be synced"):
         segment.sync()
