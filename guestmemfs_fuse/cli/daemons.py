@@ -13,8 +13,7 @@ from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.metadata.instance import Instance
 
-RESTART_WAIT_S = 5.0
-"""How long a request waits for a daemon that is just being replaced."""
+RESTART_WAIT_S = client.RESTART_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from guestmemfs_fuse.cli.sight import FSTYPE
 from guestmemfs_fuse.core.errors import UsageError
 from guestmemfs_fuse.linux import mountinfo
 
@@ -19,7 +18,7 @@ def require_free(mountpoint: str) -> None:
     if (there := mountinfo.find(mounts, mountpoint)) is not None:
         raise UsageError(f"{mountpoint} is a mountpoint already ({_what(there)})", hint=_hint(there))
     for entry in mounts:
-        if entry.fstype == FSTYPE and mountpoint.startswith(entry.mountpoint + "/"):
+        if entry.fstype == mountinfo.OURS and mountpoint.startswith(entry.mountpoint + "/"):
             raise UsageError(
                 f"{mountpoint} is inside the guestmemfs mount {entry.mountpoint}",
                 hint="choose a directory outside of it",
@@ -44,11 +43,11 @@ def _require_empty_directory(path: str) -> None:
 
 
 def _what(entry: mountinfo.MountEntry) -> str:
-    return f"guestmemfs instance {entry.source}" if entry.fstype == FSTYPE else entry.fstype
+    return f"guestmemfs instance {entry.source}" if entry.fstype == mountinfo.OURS else entry.fstype
 
 
 def _hint(entry: mountinfo.MountEntry) -> str:
-    if entry.fstype == FSTYPE:
+    if entry.fstype == mountinfo.OURS:
         freed = f"`guestmemfs umount {entry.source}` frees this one"
         return f"choose another directory; {freed} (`umount -l` where no instance is left of it)"
     return "choose a directory of its own for the instance"

@@ -22,7 +22,6 @@ from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.metadata.instance import Instance, InstanceConfig, Paths, current_boot_id
 
-FSTYPE = "fuse.guestmemfs"
 _POLL_S = 0.01
 
 
@@ -101,8 +100,7 @@ def is_kept_by_systemd(instance: Instance) -> bool:
 
 def our_mount(mountpoint: str) -> mountinfo.MountEntry | None:
     """The mount at exactly this canonical path, when it is a filesystem of ours."""
-    entry = mountinfo.find_mountpoint(mountpoint)
-    return entry if entry is not None and entry.fstype == FSTYPE else None
+    return mountinfo.find_mountpoint(mountpoint, mountinfo.OURS)
 
 
 def is_of_earlier_boot(instance: Instance) -> bool:

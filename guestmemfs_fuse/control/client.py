@@ -30,6 +30,8 @@ from guestmemfs_fuse.core.rebuild import rebuild_error
 from guestmemfs_fuse.handover.short_path import short_path
 from guestmemfs_fuse.metadata.instance_config import Paths
 
+RESTART_WAIT_S = 5.0
+"""How long a request waits for a daemon that is just being replaced (`wait_s`)."""
 _RETRY_S = 0.02
 
 

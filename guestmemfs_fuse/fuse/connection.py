@@ -21,8 +21,6 @@ from guestmemfs_fuse.linux import mount, mountinfo
 
 log = logging.getLogger(__name__)
 
-FSTYPE = "fuse.guestmemfs"
-
 
 class MountGoneError(GuestmemfsError):
     """Somebody unmounted while no daemon served: what was asked for, so there is nothing to serve."""
@@ -68,10 +66,8 @@ def connect(mountpoint: str, name: str, stored_fds: list[int], state: State) -> 
 
 def mounted_device(mountpoint: str) -> int | None:
     """The dev_t of our filesystem at mountpoint, or None. Never touches the mountpoint."""
-    entry = mountinfo.find_mountpoint(mountpoint)
-    if entry is None or entry.fstype != FSTYPE:
-        return None
-    return os.makedev(entry.major, entry.minor)
+    entry = mountinfo.find_mountpoint(mountpoint, mountinfo.OURS)
+    return os.makedev(*entry.dev) if entry is not None else None
 
 
 def _mount(mountpoint: str, name: str) -> Connection:

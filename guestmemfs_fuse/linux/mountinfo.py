@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+OURS: Final = "fuse.guestmemfs"
+"""The type mount tables show for our mounts (fuse/device mounts them)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ def find(mounts: Iterable[MountEntry], mountpoint: str) -> MountEntry | None:
     return next((m for m in reversed(found) if m.mount_id not in covered), None)
 
 
-def find_mountpoint(mountpoint: str) -> MountEntry | None:
-    """`find` in this process's own mounts."""
-    return find(read_mounts(), mountpoint)
+def find_mountpoint(mountpoint: str, fstype: str | None = None) -> MountEntry | None:
+    """`find` in this process's own mounts; with fstype only when that is what stands there."""
+    entry = find(read_mounts(), mountpoint)
+    return entry if entry is None or fstype in (None, entry.fstype) else None

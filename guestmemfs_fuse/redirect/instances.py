@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from guestmemfs_fuse.control.client import call
+from guestmemfs_fuse.control.client import RESTART_WAIT_S, call
 from guestmemfs_fuse.core.errors import DaemonError, UnknownTargetError
-from guestmemfs_fuse.linux.mountinfo import MountEntry, find_mountpoint
+from guestmemfs_fuse.linux.mountinfo import OURS, MountEntry, find_mountpoint
 from guestmemfs_fuse.metadata.instance import Instance, all_instances
 from guestmemfs_fuse.redirect import arch
 from guestmemfs_fuse.redirect.layout import Layout
 from guestmemfs_fuse.redirect.resolve import RegionFacts
 
-FSTYPE = "fuse.guestmemfs"
 UNKNOWN_KIND = "unknown"
-RESTART_S = 5.0
 ANSWER_S = 10.0
 
 
@@ -31,7 +29,7 @@ class InstanceResolver:
 
     def region_of(self, mount: MountEntry) -> RegionFacts | None:
         """From the instance's configuration; None for mounts that are not ours."""
-        if mount.fstype != FSTYPE:
+        if mount.fstype != OURS:
             return None
         instance = _instance_of(mount)
         if instance is None:
@@ -47,7 +45,7 @@ class InstanceResolver:
                 hint="run as root, with the GUESTMEMFS_RUN_DIR that `guestmemfs mount` had",
             )
         state_dir = instance.paths.state_dir
-        reply = call(state_dir, "layout", {"ino": ino}, timeout_s=ANSWER_S, wait_s=RESTART_S)
+        reply = call(state_dir, "layout", {"ino": ino}, timeout_s=ANSWER_S, wait_s=RESTART_WAIT_S)
         if not isinstance(reply, Mapping):
             raise DaemonError(f"the daemon's layout of inode {ino} makes no sense: {reply!r}")
         return Layout.from_reply(cast(Mapping[str, Any], reply))
@@ -66,5 +64,5 @@ def _instance_of(mount: MountEntry) -> Instance | None:
 
 def _may_be(instance: Instance, mount: MountEntry) -> bool:
     """Whether nothing that we see speaks against it: in our namespace its mountpoint has that superblock."""
-    seen = find_mountpoint(instance.config.mountpoint)
-    return seen is None or seen.fstype != FSTYPE or seen.dev == mount.dev
+    seen = find_mountpoint(instance.config.mountpoint, OURS)
+    return seen is None or seen.dev == mount.dev

@@ -16,8 +16,7 @@ from guestmemfs_fuse.metadata.instance_config import InstanceConfig
 
 def is_there(root_path: str) -> bool:
     """Whether a hugetlbfs stands at root_path."""
-    entry = mountinfo.find_mountpoint(root_path)
-    return entry is not None and entry.fstype == "hugetlbfs"
+    return mountinfo.find_mountpoint(root_path, "hugetlbfs") is not None
 
 
 def missing_pages(size_bytes: int, page_bytes: int, numa_node: int | None) -> int:

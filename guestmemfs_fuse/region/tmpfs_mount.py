@@ -21,8 +21,7 @@ _METADATA_ROOM_BYTES: Final = 256 << 20
 
 def is_there(root_path: str) -> bool:
     """Whether a tmpfs stands at root_path."""
-    entry = mountinfo.find_mountpoint(root_path)
-    return entry is not None and entry.fstype == "tmpfs"
+    return mountinfo.find_mountpoint(root_path, "tmpfs") is not None
 
 
 def create(root_path: str, size_bytes: int, numa_node: int | None = None) -> None:

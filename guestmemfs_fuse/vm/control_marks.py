@@ -19,9 +19,6 @@ from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import GuestmemfsError, UsageError
 from guestmemfs_fuse.metadata.instance import instance_of_path
 
-_WAIT_S = 5.0
-"""For a daemon that is just being replaced."""
-
 
 def mark_of(state_path: Path) -> str:
     """The text that marks the RAM files of the guest saved in state_path."""
@@ -36,7 +33,7 @@ def set_mark(path: Path, text: str, *, openable: bool = False) -> str:
     """
     instance, inside = instance_of_path(str(path))
     args = {"path": "/" + inside, "mark": text, "openable": openable}
-    answer = client.call(instance.paths.state_dir, "mark", args, wait_s=_WAIT_S)
+    answer = client.call(instance.paths.state_dir, "mark", args, wait_s=client.RESTART_WAIT_S)
     return str(answer.get("before", "")) if isinstance(answer, dict) else ""
 
 

@@ -22,9 +22,7 @@ from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import Instance
 from guestmemfs_fuse.vm import process
-from guestmemfs_fuse.vm.inspect import FILESYSTEM_TYPE
 
-_WAIT_S = 5.0
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:+-]+")
 
 
@@ -59,7 +57,7 @@ def survey(target: str | None = None) -> Survey:
     """Ask every mounted instance, or only TARGET. Raises UnknownTargetError."""
     files, problems = [], []
     for each in _instances(target):
-        if not _is_mounted(each):
+        if mountinfo.find_mountpoint(each.config.mountpoint, mountinfo.OURS) is None:
             continue
         try:
             files += list(_files(each))
@@ -80,13 +78,8 @@ def _instances(target: str | None) -> list[Instance]:
     return [each for each in registry.all_instances() if isinstance(each, Instance)]
 
 
-def _is_mounted(instance: Instance) -> bool:
-    entry = mountinfo.find_mountpoint(instance.config.mountpoint)
-    return entry is not None and entry.fstype == FILESYSTEM_TYPE
-
-
 def _files(instance: Instance) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    shown = client.call(instance.paths.state_dir, "status", wait_s=_WAIT_S)
+    shown = client.call(instance.paths.state_dir, "status", wait_s=client.RESTART_WAIT_S)
     assert isinstance(shown, dict)
     for row in shown["files"]:
         inside = row["path"] or f"/(unlinked, inode {row['ino']})"

@@ -20,10 +20,6 @@ from guestmemfs_fuse.metadata.instance import instance_of_path
 from guestmemfs_fuse.vm.errors import NotPreservableError
 from guestmemfs_fuse.vm.monitor import Monitor
 
-FILESYSTEM_TYPE = "fuse.guestmemfs"
-_WAIT_S = 5.0
-"""For a daemon that is just being replaced."""
-
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
@@ -91,7 +87,7 @@ def identify_on_mount(path: Path) -> FileIdentity | None:
     except OSError:
         return None
     dev = (os.major(status.st_dev), os.minor(status.st_dev))
-    ours = {mount.dev for mount in mountinfo.read_mounts() if mount.fstype == FILESYSTEM_TYPE}
+    ours = {mount.dev for mount in mountinfo.read_mounts() if mount.fstype == mountinfo.OURS}
     if dev not in ours:
         return None
     return _redirected(path, status.st_ino) or FileIdentity(dev, status.st_ino)
@@ -110,7 +106,7 @@ def needs_run(paths: Sequence[Path]) -> bool:
 
 def _layout(path: Path, ino: int) -> Any:
     instance, _ = instance_of_path(str(path))
-    return client.call(instance.paths.state_dir, "layout", {"ino": ino}, wait_s=_WAIT_S)
+    return client.call(instance.paths.state_dir, "layout", {"ino": ino}, wait_s=client.RESTART_WAIT_S)
 
 
 def _redirected(path: Path, ino: int) -> FileIdentity | None:

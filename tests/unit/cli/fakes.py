@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guestmemfs_fuse.cli import sight
 from guestmemfs_fuse.cli.sight import Sight
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import GuestmemfsError
-from guestmemfs_fuse.linux.mountinfo import MountEntry
+from guestmemfs_fuse.linux.mountinfo import OURS, MountEntry
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import InstanceConfig
 
@@ -34,7 +33,7 @@ def a_config(name: str = "guests", mountpoint: str = "/mnt/guests", **changes: A
 
 def a_mount(mountpoint: str = "/mnt/guests", source: str = "guests") -> MountEntry:
     """Our filesystem, as mountinfo shows it."""
-    return MountEntry(99, 1, 0, 77, "/", mountpoint, "rw", sight.FSTYPE, source, "rw")
+    return MountEntry(99, 1, 0, 77, "/", mountpoint, "rw", OURS, source, "rw")
 
 
 SERVING = Sight(mount=a_mount(), has_daemon=True, holder_pid=40, has_region=True, last_words=None)

@@ -71,5 +71,7 @@ def test_find_takes_the_topmost_mount() -> None:
     assert mountinfo.find(mounts, "/mn") is None
 
 
-def test_own_mounts_have_a_root() -> None:
+def test_own_mounts_have_a_root_and_proc_of_its_type() -> None:
     assert mountinfo.find_mountpoint("/") is not None
+    assert mountinfo.find_mountpoint("/proc", "proc") is not None
+    assert mountinfo.find_mountpoint("/proc", "tmpfs") is None
