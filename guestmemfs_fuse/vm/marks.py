@@ -1,6 +1,6 @@
 """The mark on a RAM file that says: a saved guest rests in here, do not boot over it.
 
-`save` and `restore` only say when; what a mark is made of (a pin over the control socket) is the caller's.
+`save` and `restore` only say when; what sets it (vm/control_marks, through the daemon) is the caller's.
 """
 
 from __future__ import annotations

@@ -58,15 +58,13 @@ async def restore(
     qmp_path: Path | None = None,
     marks: Marks | None = None,
     identify: inspect.Identify = inspect.identify_on_mount,
-    keep_state: bool = False,
     timeout_s: float = 60.0,
 ) -> RestoreReport:
     """Start a VMM from state_path; returns when the guest goes on (or is paused, if it was saved so).
 
     command: how to start QEMU, without -incoming; None means as the old one was. `guestmemfs run --` is put
     before it where the kernel cannot map the RAM files through the mount, if it is not there. qmp_path: its
-    monitor; None means the old path. keep_state: leave state and record there afterwards. timeout_s: for
-    loading.
+    monitor; None means the old path. timeout_s: for loading.
 
     Raises RecordError, UsageError before anything is started; RestoreError when the new VMM could not take
     over, which changes nothing: state and RAM stay as they were saved.
@@ -98,9 +96,8 @@ async def restore(
         ) from error
     # From here the guest runs: what fails now must not end it.
     await asyncio.to_thread(marks.release, _ram_paths(saved))
-    if not keep_state:
-        for path in (state_path, record_path(state_path), log_path):
-            path.unlink(missing_ok=True)
+    for path in (state_path, record_path(state_path), log_path):
+        path.unlink(missing_ok=True)
     return RestoreReport(monitor.pid, child, qmp_path, saved, watch.steps)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,7 @@ async def _save(
     async with AsyncExitStack() as undo:
         partial_path = _create_partial(state_path)
         undo.callback(partial_path.unlink, missing_ok=True)
-        undo.push_async_callback(_release, marks, plan.ram_paths)
+        undo.push_async_callback(asyncio.to_thread, marks.release, plan.ram_paths)
         await asyncio.to_thread(marks.hold, plan.ram_paths)
         undo.push_async_callback(migration.unconfigure, monitor, plan.method)
         await migration.configure(monitor, plan.method)
@@ -148,10 +147,6 @@ def _create_partial(state_path: Path) -> Path:
     partial_path.unlink(missing_ok=True)  # of a save that was killed; also never write through a link
     os.close(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return partial_path
-
-
-async def _release(marks: Marks, paths: Sequence[Path]) -> None:
-    await asyncio.to_thread(marks.release, paths)
 
 
 def _require_state(path: Path) -> int:
