@@ -7,7 +7,7 @@ says `present == False` and swallows everything.
 Invariants: descriptors that were received are close-on-exec and taken out of the environment, so no child
 of ours sees them by accident. What decides over survival (`store`, `remove`, `barrier`) raises when it
 cannot be delivered; `ready` and `main_pid` say False when the store was killed, since the mount lives on
-without it; what only informs (`status`, `watchdog`, ...) never waits and returns False.
+without it; what only informs (`watchdog`, `stopping`, ...) never waits and returns False.
 Called by daemon.py; calls block for at most a few milliseconds, `barrier` until the store has caught up.
 """
 
@@ -17,15 +17,12 @@ import array
 import os
 import select
 import socket
-import time
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Self
 
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
 from guestmemfs_fuse.handover import fdnames
-
-FIRST_FD = 3
-"""SD_LISTEN_FDS_START, sd_listen_fds(3)."""
+from guestmemfs_fuse.handover.spawn import FIRST_FD
 
 _UNNAMED = "unknown"  # what sd_listen_fds_with_names(3) calls a descriptor without a name
 _LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -151,18 +148,9 @@ class Notifier:
         """The mount serves requests. False when the store is gone, DaemonError when it does not read."""
         return self._announce([("READY", "1"), ("STATUS", status)])
 
-    def status(self, text: str) -> bool:
-        """One line for people; False when it was not delivered."""
-        return self._inform([("STATUS", text)])
-
     def watchdog(self) -> bool:
         """Still healthy; False when it was not delivered."""
         return self._inform([("WATCHDOG", "1")])
-
-    def reloading(self) -> bool:
-        """Configuration is being read again; ends with ready() (Type=notify-reload wants the time)."""
-        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        return self._inform([("RELOADING", "1"), ("MONOTONIC_USEC", str(now_us))])
 
     def stopping(self) -> bool:
         """The daemon is on its way out because it was asked to."""

@@ -48,15 +48,6 @@ def holder_pid(state_dir: str) -> int | None:
     return pid_file.owner(Paths(state_dir).holder_pid)
 
 
-def read_last_words(state_dir: str) -> LastWords | None:
-    """Why the daemon was given up, None when it was not."""
-    try:
-        with open(Paths(state_dir).last_words, encoding="utf-8", errors="replace") as file:
-            return parse(file.read())
-    except FileNotFoundError:
-        return None
-
-
 def start_daemon(
     state_dir: str,
     argv: Sequence[str],

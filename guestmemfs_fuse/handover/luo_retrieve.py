@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from guestmemfs_fuse.core.errors import (
     DaemonError,
@@ -136,8 +135,8 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     from guestmemfs_fuse.linux import liveupdate
 
-    notifier, kernel = Notifier.from_environment(), _as_kernel(liveupdate)
-    retrieval = Retrieval(state_dir, name, received_fds(), notifier, kernel)
+    notifier = Notifier.from_environment()
+    retrieval = Retrieval(state_dir, name, received_fds(), notifier, liveupdate)
     try:
         retrieval.run()
         # In this order: from READY on the store keeps what is in it whatever happens to us, and from STOPPING
@@ -150,11 +149,6 @@ def main(argv: list[str]) -> int:
         log.error("%s", error)
         return int(error.exit_code)
     return 0
-
-
-def _as_kernel(module: Any) -> Kernel:
-    kernel: Kernel = module
-    return kernel
 
 
 if __name__ == "__main__":

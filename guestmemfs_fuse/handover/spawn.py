@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 FIRST_FD = 3
+"""SD_LISTEN_FDS_START, sd_listen_fds(3)."""
 EXEC_FAILED = 127
 
 

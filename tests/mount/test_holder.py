@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from guestmemfs_fuse.cli.sight import read_last_words
 from guestmemfs_fuse.handover import launch
 from guestmemfs_fuse.linux import process
 from tests.mount.holder_stage import DEADLINE_S, Stage, memfds_of, until
@@ -103,8 +104,8 @@ def test_a_crash_loop_is_given_up_with_last_words_and_the_memory_kept(stage: Sta
     region = stage.await_start(1)["content"]["region-1"]
     stage.behave("crash")
     stage.kill(stage.starts()[0]["pid"])
-    until(lambda: launch.read_last_words(str(stage.state_dir)), "given up")
-    words = launch.read_last_words(str(stage.state_dir))
+    until(lambda: read_last_words(str(stage.state_dir / "last_words")), "given up")
+    words = read_last_words(str(stage.state_dir / "last_words"))
     assert words is not None
     assert words.reason == "given up after 7 deaths within 30 s: the daemon exited with status 3"
     assert words.tail == "line before the crash"
@@ -115,7 +116,7 @@ def test_a_crash_loop_is_given_up_with_last_words_and_the_memory_kept(stage: Sta
     assert stage.start() == holder
     content = stage.await_start(2)["content"]
     assert content["region-1"] == region
-    assert launch.read_last_words(str(stage.state_dir)) is None
+    assert read_last_words(str(stage.state_dir / "last_words")) is None
 
 
 def test_a_holder_that_gave_up_and_keeps_nothing_ends(stage: Stage) -> None:
@@ -125,7 +126,7 @@ def test_a_holder_that_gave_up_and_keeps_nothing_ends(stage: Stage) -> None:
     stage.behave("refuse")
     stage.kill(daemon)
     assert launch.wait_holder_gone(str(stage.state_dir), DEADLINE_S)
-    words = launch.read_last_words(str(stage.state_dir))
+    words = read_last_words(str(stage.state_dir / "last_words"))
     assert words is not None
     assert (words.class_name, words.message) == ("OutOfMemoryError", "4 GiB wanted, 1 GiB free")
     assert words.hint == "ask for less"
