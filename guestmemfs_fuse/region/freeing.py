@@ -7,7 +7,8 @@ reference to a file: that call is made in a thread here. It has to be the last, 
 What is on its way counts as free, because who needs the room can wait for it (`wait`). Nothing is lost when
 the process ends in between: its references end with it.
 
-Invariants: what was taken is released exactly once; there is a thread only while there is something to do.
+Invariants: what was taken is released exactly once, and a release that fails keeps nobody waiting; there is a
+thread only while there is something to do.
 Called by the regions.
 """
 
@@ -50,7 +51,10 @@ class Freeing:
             if self._works or not self._pending:
                 return
             self._works = True
-        threading.Thread(target=self._work, name="freeing").start()
+        try:
+            threading.Thread(target=self._work, name="freeing").start()
+        except RuntimeError:
+            self._work()  # the host has no thread left for us
 
     def wait(self) -> None:
         """Begin, and return once everything is back. Blocks."""
@@ -69,7 +73,8 @@ class Freeing:
                 length_bytes, release = self._pending.popleft()
             try:
                 release()
-            except OSError as error:
-                log.warning("the memory of a removed file was not given back: %s", error)
+            except BaseException as error:  # whoever waits would do so for ever
+                is_bug = not isinstance(error, OSError)
+                log.warning("the memory of a removed file was not given back: %s", error, exc_info=is_bug)
             with self._changed:
                 self._pending_bytes -= length_bytes

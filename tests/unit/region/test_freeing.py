@@ -65,9 +65,14 @@ def test_a_thread_is_there_only_while_there_is_something_to_do() -> None:
     assert threading.active_count() == before
 
 
-def test_one_that_cannot_be_given_back_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OSError("sealed"), RuntimeError("sealed")], ids=repr)
+def test_regression_one_that_cannot_be_given_back_does_not_keep_the_others(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """After anything but an OSError nobody worked on, and whoever waited did so for ever."""
+
     def fail() -> None:
-        raise OSError("sealed")
+        raise error
 
     freeing, seen = Freeing(), []
     slow = Slow()
@@ -77,10 +82,26 @@ def test_one_that_cannot_be_given_back_does_not_keep_the_others(caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         freeing.begin()
         slow.may.set()
-        freeing.wait()
+        waits = threading.Thread(target=freeing.wait, daemon=True)
+        waits.start()
+        waits.join(WITHIN_S)
+    assert not waits.is_alive()
     assert seen == ["third"]
     assert freeing.pending_bytes == 0
     assert "sealed" in caplog.text
+
+
+def test_where_no_thread_can_be_had_everything_is_given_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    freeing, seen = Freeing(), []
+    freeing.take(1, lambda: seen.append("first"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        freeing.begin()
+    assert seen == ["first"]
+    assert freeing.pending_bytes == 0
 
 
 @pytest.fixture(params=["tmpfs", "memfd"])
