@@ -63,7 +63,7 @@ class Reaping:
         self.reaped += sum(isinstance(command, cmd.Reap) for command in commands.values())
         for ino, backing_id in ids.items():
             self._backings.give_back(ino, backing_id)
-        self._region.free_discarded()
+        self._region.freeing.begin()
         return perhaps_mapped
 
     def _may_go(self, inode: Inode) -> bool:

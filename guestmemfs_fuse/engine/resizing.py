@@ -1,7 +1,8 @@
 """Growing and shrinking the region under live traffic.
 
-Order: refuse what can be refused; journal; let the region follow; then the configuration. The journal is
-the truth, so a crash in between is finished by the next daemon (`settle`, before it serves).
+Order: wait for memory that is on its way back; refuse what can be refused; journal; let the region follow;
+then the configuration. The journal is the truth, so a crash in between is finished by the next daemon
+(`settle`, before it serves). Nothing awaits between the journal and the region.
 
 Called by the daemon.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+
+import trio
 
 from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.state import State
@@ -30,6 +33,8 @@ async def resize_region(engine: Engine, size_bytes: int) -> int:
     region = engine.region
     wanted_bytes = round_up(size_bytes, region.block_bytes)
     async with engine.memory.alone():
+        while region.freeing.pending_bytes:  # again for what is removed meanwhile; nothing is made
+            await trio.to_thread.run_sync(region.freeing.wait)
         if engine.state.free is not None:
             region.resize(wanted_bytes)  # where files are extents of one file: says why not
         had_bytes = engine.state.region_bytes

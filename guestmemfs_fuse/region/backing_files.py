@@ -66,7 +66,7 @@ class BackingFiles(ABC):
         self.block_bytes = block_bytes
         self._numa_node = numa_node
         self.huge_policy: HugePolicy | None = None
-        self._freeing = Freeing()
+        self.freeing = Freeing()
 
     @abstractmethod
     def create(self, ino: Ino) -> None: ...
@@ -76,10 +76,6 @@ class BackingFiles(ABC):
 
     @abstractmethod
     def discard(self, inode: Inode) -> None: ...
-
-    def free_discarded(self) -> None:
-        """See Region.free_discarded."""
-        self._freeing.begin()
 
     @abstractmethod
     def inventory(self) -> Iterator[Ino]: ...
@@ -177,16 +173,16 @@ class BackingFiles(ABC):
         return 0 if start >= os.fstat(fd).st_size else min(end - start - 1, os.fstat(fd).st_blocks * 512)
 
     def _require_room(self, needed_bytes: int) -> None:
-        pending_bytes = self._freeing.pending_bytes
+        pending_bytes = self.freeing.pending_bytes
         lacking = self._lacking(needed_bytes)
         if lacking and pending_bytes:
-            self._freeing.wait()
+            self.freeing.wait()
             lacking = self._lacking(needed_bytes)
         if lacking:
             raise RegionFullError(lacking)
 
     def _lacking(self, needed_bytes: int) -> str | None:
-        free_bytes = self.use().free_bytes - self._freeing.pending_bytes
+        free_bytes = self.use().free_bytes - self.freeing.pending_bytes
         if needed_bytes > free_bytes + self.block_bytes - 1:
             return "the region is full"
         if needed_bytes >= _LARGE_BYTES and needed_bytes > self.available_bytes():

@@ -17,6 +17,7 @@ from typing import Protocol
 from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import Extent, Ino
+from guestmemfs_fuse.region.freeing import Freeing
 
 Stop = Callable[[], bool]
 """Asked between pieces of long work: whether the caller has given up."""
@@ -86,6 +87,8 @@ class Region(Protocol):
     """Where files are extents of one file: that file."""
     backing_dir_fd: int | None
     """Where backing files have names, their inode numbers in hexadecimal: the directory they stand in."""
+    freeing: Freeing
+    """What is given back beside everything else; to begin when nothing refers to what was discarded."""
 
     def create(self, ino: Ino) -> None:
         """Make an empty backing for a new regular file; what an unacknowledged create left is emptied."""
@@ -119,10 +122,7 @@ class Region(Protocol):
         """Let bytes read as zero and give their whole pages back."""
 
     def discard(self, inode: Inode) -> None:
-        """Give up the memory of an inode that is gone; large ones with `free_discarded`. Idempotent."""
-
-    def free_discarded(self) -> None:
-        """Nothing refers to what was discarded any more: free it, beside everything else. Quick."""
+        """Give up the memory of an inode that is gone; large ones by `freeing`. Idempotent."""
 
     def release(self, extents: tuple[Extent, ...]) -> None:
         """Blocks that were cut off a file and belong to nobody now. Nothing, where files have backings."""
@@ -149,7 +149,10 @@ class Region(Protocol):
         """Every inode number that has a backing."""
 
     def resize(self, size_bytes: int) -> None:
-        """Grow or shrink the region. Raises InstanceBusyError below its use, OutOfMemoryError."""
+        """Grow or shrink the region, when `freeing` has nothing left to do: to the kernel that is in use.
+
+        Raises InstanceBusyError below its use, OutOfMemoryError.
+        """
 
     def layout(self, inode: Inode) -> dict[str, object]:
         """Where a process that cannot map through the mount finds the file's bytes.

@@ -9,7 +9,7 @@ the process ends in between: its references end with it.
 
 Invariants: what was taken is released exactly once, and a release that fails keeps nobody waiting; there is a
 thread only while there is something to do.
-Called by the regions.
+Filled and waited for by the regions; begun, and waited for before a resize, by the engine.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, blocks_of, round_up
 from guestmemfs_fuse.linux import hwpoison, memory
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
+from guestmemfs_fuse.region.freeing import Freeing
 from guestmemfs_fuse.region.hugetlb_pages import RegionPages
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class HugetlbRegion:
         self._pages = RegionPages(self._fd, block_bytes, numa_node)
         self._state: State | None = None
         self._foreseen: dict[Ino, tuple[Extent, ...]] = {}
+        self.freeing = Freeing()
 
     def attach(self, state: State) -> None:
         """Use the block accounting of `state` from now on; pages of free blocks go back to the pool."""
@@ -169,11 +171,8 @@ class HugetlbRegion:
             self._bring_in(inode.extents)
 
     def discard(self, inode: Inode) -> None:
-        """See Region.discard."""
+        """See Region.discard: a page goes back at once, 0.4 ms a GiB."""
         self.release(inode.extents)
-
-    def free_discarded(self) -> None:
-        """See Region.free_discarded: a page goes back at once, 0.4 ms a GiB."""
 
     def stat(self, inode: Inode) -> BackingStat:
         """See Region.stat: the blocks of a file are its own, whether touched or not."""

@@ -76,13 +76,13 @@ class MemfdRegion(BackingFiles):
 
     def handover_fds(self) -> dict[str, list[int]]:
         """See OpenRegion. A successor counts as used what is not back yet, and cannot wait for it."""
-        self._freeing.wait()
+        self.freeing.wait()
         files = {_name(ino): [fd] for ino, fd in self._fds.items()}
         return {MOUNT_NAME: [self._mount_fd], **files}
 
     def close(self) -> None:
         """Let go of our copies; the memory stays with the store's."""
-        self._freeing.wait()
+        self.freeing.wait()
         for fd in (self._mount_fd, *self._fds.values()):
             os.close(fd)
 
@@ -109,7 +109,7 @@ class MemfdRegion(BackingFiles):
         had_bytes = os.fstat(fd).st_blocks * 512
         # What came through a kexec is on another tmpfs, and not in the figures that `use` begins with.
         if had_bytes > FREED_AT_ONCE_BYTES and ino not in self._retrieved:
-            self._freeing.take(had_bytes, partial(_give_up, fd))
+            self.freeing.take(had_bytes, partial(_give_up, fd))
         else:
             _give_up(fd)
         self._retrieved.discard(ino)
@@ -142,7 +142,7 @@ class MemfdRegion(BackingFiles):
 
     def use(self) -> RegionUse:
         """See Region.use: what is being given back is free."""
-        pending_bytes = self._freeing.pending_bytes
+        pending_bytes = self.freeing.pending_bytes
         whole = os.fstatvfs(self._mount_fd)
         used_bytes = (whole.f_blocks - whole.f_bfree) * whole.f_frsize
         used_bytes += self._retrieved_bytes() - pending_bytes
@@ -153,7 +153,6 @@ class MemfdRegion(BackingFiles):
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
-        self._freeing.wait()
         self.use().require_fits(size_bytes)
         host_memory.require_size(size_bytes)
         mount.reconfigure(self._mount_fd, {"size": str(size_bytes)})

@@ -35,28 +35,27 @@ class TmpfsRegion(NamedBackingFiles):
         had_bytes = os.fstat(fd).st_blocks * 512
         super().discard(inode)
         if had_bytes > FREED_AT_ONCE_BYTES:
-            self._freeing.take(had_bytes, partial(os.close, fd))
+            self.freeing.take(had_bytes, partial(os.close, fd))
         else:
             os.close(fd)
 
     def use(self) -> RegionUse:
         """See Region.use: what is being given back is free."""
-        pending_bytes = self._freeing.pending_bytes
+        pending_bytes = self.freeing.pending_bytes
         return RegionUse(self.size_bytes, max(0, super().use().used_bytes - pending_bytes))
 
     def handover_fds(self) -> dict[str, list[int]]:
         """See OpenRegion. A successor counts as used what is not back yet, and cannot wait for it."""
-        self._freeing.wait()
+        self.freeing.wait()
         return super().handover_fds()
 
     def close(self) -> None:
         """See OpenRegion."""
-        self._freeing.wait()
+        self.freeing.wait()
         super().close()
 
     def resize(self, size_bytes: int) -> None:
         """See Region.resize."""
-        self._freeing.wait()
         self.use().require_fits(size_bytes)
         host_memory.require_size(size_bytes)
         mount.reconfigure(self.root_path, {"size": str(mount_bytes(size_bytes))})

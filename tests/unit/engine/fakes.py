@@ -17,6 +17,7 @@ from guestmemfs_fuse.core.state import Inode, new_state
 from guestmemfs_fuse.core.types import BackingId, Extent, Ino, round_up
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
+from guestmemfs_fuse.region.freeing import Freeing
 
 BLOCK = 4096
 
@@ -35,6 +36,7 @@ class MemoryRegion:
         self.sizes: dict[Ino, int] = {}
         self.memory: dict[Ino, int] = {}
         self.on_fill = lambda: None
+        self.freeing = Freeing()
 
     def create(self, ino: Ino) -> None:
         self.sizes[ino] = self.memory[ino] = 0
@@ -72,9 +74,6 @@ class MemoryRegion:
     def discard(self, inode: Inode) -> None:
         self.sizes.pop(inode.ino, None)
         self.memory.pop(inode.ino, None)
-
-    def free_discarded(self) -> None:
-        pass
 
     def stat(self, inode: Inode) -> BackingStat:
         if inode.ino not in self.sizes:

@@ -79,7 +79,7 @@ def test_memory_goes_first_then_the_record_then_the_backing_id(monkeypatch: pyte
     monkeypatch.setattr(bench.region, "discard", discarded)
     monkeypatch.setattr(bench.journal, "append", appended)
     monkeypatch.setattr(bench.kernel, "backing_close", closed)
-    monkeypatch.setattr(bench.region, "free_discarded", lambda: seen.append("free"))
+    monkeypatch.setattr(bench.region.freeing, "begin", lambda: seen.append("free"))
     forget(bench.engine, ino)
     # Freed beside the loop, once it is nobody else's: else the loop would free it when it closes the id.
     assert seen == ["memory", "journal", "id", "free"]

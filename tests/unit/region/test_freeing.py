@@ -7,18 +7,25 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+import trio
 
 from guestmemfs_fuse.core.errors import RegionFullError
-from guestmemfs_fuse.core.state import Inode
+from guestmemfs_fuse.core.state import Inode, new_state
 from guestmemfs_fuse.core.types import Ino
+from guestmemfs_fuse.engine.engine import Engine
+from guestmemfs_fuse.engine.resizing import resize_region
+from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import backing_files, memfd, tmpfs
 from guestmemfs_fuse.region.backing_files import BackingFiles
+from guestmemfs_fuse.region.base import Region, RegionUse
 from guestmemfs_fuse.region.freeing import Freeing, Release
 from guestmemfs_fuse.region.memfd import MOUNT_NAME, MemfdRegion
 from guestmemfs_fuse.region.named_files import NamedBackingFiles
 from guestmemfs_fuse.region.tmpfs import TmpfsRegion
+from tests.unit.engine.fakes import FakeKernel, MemoryJournal
 from tests.unit.region.test_memfd_region import Store
 
 BLOCK = 4096
@@ -137,13 +144,13 @@ def a_file(region: BackingFiles, number: int) -> Inode:
 def held(region: BackingFiles, monkeypatch: pytest.MonkeyPatch) -> list[Slow]:
     """Everything that is given back from now on waits."""
     found: list[Slow] = []
-    take: Callable[[int, Release], None] = region._freeing.take
+    take: Callable[[int, Release], None] = region.freeing.take
 
     def hold(length_bytes: int, release: Release) -> None:
         found.append(Slow(release))
         take(length_bytes, found[-1])
 
-    monkeypatch.setattr(region._freeing, "take", hold)
+    monkeypatch.setattr(region.freeing, "take", hold)
     return found
 
 
@@ -156,11 +163,11 @@ def test_a_removed_file_is_gone_while_its_memory_is_on_its_way(
     assert list(region.inventory()) == []
     (slow,) = held
     assert not slow.began.is_set()  # what else refers to it comes first
-    region.free_discarded()
+    region.freeing.begin()
     assert slow.began.wait(WITHIN_S)
-    assert region._freeing.pending_bytes >= 8 * BLOCK
+    assert region.freeing.pending_bytes >= 8 * BLOCK
     slow.may.set()
-    region._freeing.wait()
+    region.freeing.wait()
 
 
 def test_room_that_is_on_its_way_counts_as_free(
@@ -177,7 +184,7 @@ def test_room_that_is_on_its_way_counts_as_free(
     assert region._lacking(28 * BLOCK) == "the region is full"
     used_bytes = 92 * BLOCK
     held[0].may.set()
-    region._freeing.wait()
+    region.freeing.wait()
     assert region.use().free_bytes == 28 * BLOCK
 
 
@@ -187,7 +194,7 @@ def test_who_lacks_room_waits_for_what_is_on_its_way_and_only_then_is_refused(
     asked: list[int] = []
 
     def lacking(needed_bytes: int) -> str | None:
-        asked.append(region._freeing.pending_bytes)
+        asked.append(region.freeing.pending_bytes)
         if held:
             held[0].may.set()
         return "the region is full" if needed_bytes > 1 or asked[-1] else None
@@ -215,7 +222,7 @@ def test_who_leaves_waits_for_what_is_on_its_way(region: BackingFiles, held: lis
     (slow,) = held
     threading.Timer(0.02, slow.may.set).start()
     region.handover_fds()  # type: ignore[attr-defined]
-    assert region._freeing.pending_bytes == 0
+    assert region.freeing.pending_bytes == 0
 
 
 class Whole:
@@ -226,3 +233,35 @@ class Whole:
 
     def __init__(self, used_bytes: int) -> None:
         self.f_blocks = used_bytes // BLOCK
+
+
+def test_regression_a_resize_waits_for_what_is_on_its_way_and_nobody_else_does(
+    region: BackingFiles, held: list[Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole daemon did, 2 ms for each GiB; to make the region smaller all of it has to be back."""
+    seen: list[tuple[int, int]] = []
+
+    def reconfigure(*_: object) -> None:
+        seen.append((region.freeing.pending_bytes, len(held)))
+
+    monkeypatch.setattr(mount, "reconfigure", reconfigure)
+    monkeypatch.setattr(type(region), "use", lambda self: RegionUse(1 << 30, 0))
+    state = new_state(region_bytes=1 << 30, block_bytes=BLOCK, now_ns=1)
+    engine = Engine(state, MemoryJournal(), cast(Region, region), FakeKernel())
+    region.discard(a_file(region, 7))
+
+    async def remove_another() -> None:
+        """Also while the first is waited for."""
+        assert await trio.to_thread.run_sync(held[0].began.wait, WITHIN_S)
+        region.discard(a_file(region, 8))
+        for slow in held:
+            slow.may.set()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remove_another)
+            await resize_region(engine, 1 << 29)
+
+    trio.run(main)
+    assert seen == [(0, 2)]
+    assert engine.state.region_bytes == 1 << 29
