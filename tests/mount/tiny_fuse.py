@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 from guestmemfs_fuse.linux import mount
@@ -63,7 +64,8 @@ class TinyFuse:
                 continue
             reply = self._answer(opcode, nodeid, request[40:])
             error, body = (reply, b"") if isinstance(reply, int) else (0, reply)
-            os.write(self._fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
+            with suppress(FileNotFoundError):  # the connection ended, and the kernel waits no more
+                os.write(self._fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
 
     def _answer(self, opcode: int, nodeid: int, body: bytes) -> bytes | int:
         if opcode == INIT:
