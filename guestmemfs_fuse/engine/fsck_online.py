@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from guestmemfs_fuse.core import records as rec
+from guestmemfs_fuse.core.errors import FsError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine import fsck, fsck_tree, recovery
@@ -152,7 +153,10 @@ async def _adopt(engine: Engine, ino: Ino) -> None:
     state, now_ns = engine.state, time.time_ns()
     if ino in state.inodes:
         return
-    status = engine.region.stat(fsck.stray(ino))
+    try:
+        status = engine.region.stat(fsck.stray(ino))
+    except FsError:
+        return  # gone since it was found
     made = fsck_tree.lost_and_found(state, now_ns)
     if made:
         engine.ledger.repair(made)

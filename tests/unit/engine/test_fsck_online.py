@@ -13,7 +13,7 @@ from guestmemfs_fuse.core import evolve, image
 from guestmemfs_fuse.core.check import problems
 from guestmemfs_fuse.core.state import State, new_state
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
-from guestmemfs_fuse.engine import fsck_online
+from guestmemfs_fuse.engine import fsck, fsck_online
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.fsck import Result
 from tests.unit.engine.fakes import BLOCK, Bench, forget
@@ -87,6 +87,24 @@ def test_memory_without_a_file_is_adopted_by_journaled_changes() -> None:
     assert state.next_ino == 71
     assert list(problems(state)) == []
     assert tuple(image.dump(replayed(there))) == tuple(image.dump(state))
+
+
+def test_regression_memory_that_vanishes_before_it_is_adopted_does_not_fail_the_check() -> None:
+    there = bench()
+    make(there, b"a")
+    assert isinstance(there.region, StrictRegion)
+    for number in (70, 71):
+        there.region.plant(number, BLOCK, BLOCK)
+
+    def take_away(parent: Ino, name: bytes) -> None:
+        """When the first was adopted, the second goes."""
+        there.region.discard(fsck.stray(Ino(71)))
+
+    there.kernel.invalidate_entry = take_away  # type: ignore[method-assign]
+    result = check(there, repair=True)
+    assert [(finding.ino, finding.repaired) for finding in result.findings] == [(70, True), (71, True)]
+    assert lookup(there.engine.state, b"lost+found", b"#71") is None
+    assert tuple(image.dump(replayed(there))) == tuple(image.dump(there.engine.state))
 
 
 def test_a_wrong_link_count_is_set_right_and_stays_so_after_replay() -> None:
