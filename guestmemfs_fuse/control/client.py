@@ -33,6 +33,10 @@ from guestmemfs_fuse.metadata.instance_config import Paths
 RESTART_WAIT_S = 5.0
 """How long a request waits for a daemon that is just being replaced (`wait_s`)."""
 _RETRY_S = 0.02
+_ATTEMPTS = 3
+_UNREAD = (BrokenPipeError, ConnectionResetError)
+"""What a unix socket says when it was closed before our request was read (net/unix/af_unix.c,
+unix_release_sock); after that it would be the end of the stream."""
 
 
 class NotRunningError(DaemonError):
@@ -53,18 +57,24 @@ def call(
     timeout_s: longest silence between two messages, None for no limit. wait_s: how long to go on trying
     while nobody listens (a daemon that is being restarted). on_event gets each progress event.
 
+    A daemon that is being replaced hangs up on who has not spoken yet: then its successor is asked.
+
     Raises the GuestmemfsError that the daemon raised; NotRunningError when nobody listens; DaemonError when
     the daemon goes silent, dies, or is of another version; UnsupportedError when it refuses the caller.
     """
-    with _connect(state_dir, wait_s) as connection:
-        connection.settimeout(timeout_s)
-        messages = _exchange(connection, Request(op, args or {}))
-        try:
-            return _result(messages, on_event)
-        except TimeoutError as error:
-            raise DaemonError(f"the daemon did not answer {op} within {timeout_s:g} s") from error
-        except OSError as error:
-            raise DaemonError(f"the daemon went away during {op}: {error.strerror}") from error
+    request = Request(op, args or {})
+    attempts_left = _ATTEMPTS
+    while True:
+        attempts_left -= 1
+        with _connect(state_dir, wait_s) as connection:
+            connection.settimeout(timeout_s)
+            try:
+                return _result(_exchange(connection, request), on_event)
+            except TimeoutError as error:
+                raise DaemonError(f"the daemon did not answer {op} within {timeout_s:g} s") from error
+            except OSError as error:
+                if not (isinstance(error, _UNREAD) and attempts_left):
+                    raise DaemonError(f"the daemon went away during {op}: {error.strerror}") from error
 
 
 def _result(messages: Iterator[Message], on_event: Callable[[Mapping[str, object]], None] | None) -> object:
@@ -84,10 +94,11 @@ def _result(messages: Iterator[Message], on_event: Callable[[Mapping[str, object
 
 def _exchange(connection: socket.socket, request: Request) -> Iterator[Message]:
     """Send hello and request in one go, check the daemon's hello, then yield what else it says."""
+    unsent: OSError | None = None
     try:
         connection.sendall(encode(Hello()) + encode(request, MAX_REQUEST_BYTES))
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it may have said why before it hung up
+    except _UNREAD as error:
+        unsent = error  # it may have said why before it hung up
     decoder = Decoder(MAX_REPLY_BYTES)
     greeted = False
     while data := connection.recv(1 << 16):
@@ -99,6 +110,8 @@ def _exchange(connection: socket.socket, request: Request) -> Iterator[Message]:
                 yield message
             else:
                 raise ProtocolError("the daemon did not introduce itself")
+    if unsent is not None:
+        raise unsent
 
 
 def _check_version(hello: Hello) -> None:

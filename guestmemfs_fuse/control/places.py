@@ -28,6 +28,14 @@ class Places:
         self._max_waiting = max_waiting
         self._waiting = 0
         self._idle: set[trio.CancelScope] = set()
+        self._patient = True
+
+    def be_patient(self, patient: bool) -> None:
+        """Whether clients may think about their requests at all; at first they may."""
+        self._patient = patient
+        if not patient:
+            for scope in self._idle:
+                scope.cancel()
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -49,8 +57,11 @@ class Places:
 
     @contextmanager
     def without_request(self, timeout_s: float) -> Iterator[None]:
-        """The block waits for a client's next word; cut short after timeout_s, or soon if others wait."""
-        with trio.move_on_after(timeout_s) as scope:
+        """The block waits for a client's next word; cut short after timeout_s, or soon if others wait.
+
+        At once when nobody is to be waited for (`be_patient`).
+        """
+        with trio.move_on_after(timeout_s if self._patient else 0) as scope:
             self._idle.add(scope)
             try:
                 self._hurry_if_wanted()

@@ -144,13 +144,14 @@ class ControlServer:
                     return connection
 
     async def finish(self, timeout_s: float) -> None:
-        """Accept nobody any more, and return once all clients have gone, or after timeout_s seconds.
+        """Accept nobody any more, and return once all requests are answered, or after timeout_s seconds.
 
-        Who connects from now on waits in the listener's queue: for a successor that has the listener too,
-        or for us, after `accept_again`.
+        Who has asked for nothing is hung up on. Who connects from now on waits in the listener's queue: for a
+        successor that has the listener too, or for us, after `accept_again`.
         """
         self._may_accept = trio.Event()
         self._accepting.cancel()
+        self._places.be_patient(False)
         with trio.move_on_after(timeout_s):
             while self._clients:
                 self._alone = trio.Event()
@@ -158,6 +159,7 @@ class ControlServer:
 
     def accept_again(self) -> None:
         """After `finish`, when there is no successor after all."""
+        self._places.be_patient(True)
         self._may_accept.set()
 
     async def _client(self, stream: trio.SocketStream) -> None:
@@ -225,6 +227,8 @@ class ControlServer:
 
     async def _receive(self, stream: trio.SocketStream) -> bytes:
         with self._places.without_request(self._idle_timeout_s):
+            return bytes(await stream.receive_some(1 << 16))
+        if stream.socket.is_readable():  # said in the moment it was cut short
             return bytes(await stream.receive_some(1 << 16))
         return b""
 
