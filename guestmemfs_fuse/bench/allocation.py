@@ -23,7 +23,7 @@ IDLE = "nothing else going on"
 AS_FALLOCATE = Target("within 5% of fallocate", 1.05, "ratio")
 
 _ROOM_WITHIN_S, _POLL_S = 10.0, 0.005
-_MOST_ROUNDS_BYTES = 64 * GIB
+_MOST_ROUNDS_BYTES = 96 * GIB
 """How much is allocated per contender and size at most: huge sizes get fewer rounds."""
 
 
@@ -31,7 +31,8 @@ def measure(bench: Bench, scale: Scale) -> Area:
     """Run the area."""
     out = Collector("allocation", "Allocation", bench.say, scale.part_s, x_name="size", x_unit="B")
     out.note(
-        "Allocating does not zero on tmpfs; the first touch does, so it is measured with it as well. "
+        "Allocating does not zero on tmpfs; the first touch does, so it is measured with it as well, in "
+        "memory that was in use a moment ago: what a hypervisor took back would be touched at its pace. "
         "hugetlbfs zeroes in fallocate, and its pool was filled before."
     )
     sizes = [size for size in scale.allocation_bytes if fits(size)]
@@ -54,8 +55,10 @@ def _named(size_bytes: int) -> str:
 
 
 def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: Collector) -> None:
-    rounds = max(1, min(scale.rounds, _MOST_ROUNDS_BYTES // size_bytes))
-    touches = size_bytes * rounds <= _MOST_ROUNDS_BYTES / 2 or scale.name == "full"
+    rounds = max(1, min(scale.memory_rounds, _MOST_ROUNDS_BYTES // size_bytes))
+    touches = size_bytes <= scale.touched_up_to_bytes
+    if not touches:
+        out.leave_out(f"allocate and touch {_named(size_bytes)}: only in a longer run")
     with ExitStack() as stack:
         paths = {OURS: ours.mountpoint / "file", DIRECT: ours.region_path / "bench"}
         try:
@@ -64,25 +67,21 @@ def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: C
             paths[HUGETLB] = stack.enter_context(bench.hugetlbfs("huge-alloc", size_bytes)) / "file"
         except GuestmemfsError as error:
             out.leave_out(f"{HUGETLB}, {_named(size_bytes)}: {error}")
-        rooms = {OURS: ours.region_path}  # the mount itself is not asked: that would make it look for room
-        calls = {name: _truncate if name == OURS else _fallocate for name in paths}
-        turns = {
-            name: partial(_once, bench, path, rooms.get(name, path.parent), size_bytes, calls[name], touches)
-            for name, path in paths.items()
-        }
+
+        def one(name: str) -> Figures:
+            if name != HUGETLB:
+                # Of the region's own tmpfs: asked itself, the mount would make room.
+                _wait_for_room(ours.region_path, size_bytes)
+                _once(bench, paths[DIRECT], size_bytes, _fallocate, touches)
+            return _once(bench, paths[name], size_bytes, _truncate if name == OURS else _fallocate, touches)
+
+        turns = {name: partial(one, name) for name in paths}
         samples = out.interleave(f"allocating {_named(size_bytes)}", rounds, turns)
     rows = {"allocate": "allocate", "touch": "allocate and touch"}
     for metric, title in rows.items():
-        if metric in samples:
-            out.row(
-                metric,
-                f"{title} {_named(size_bytes)}",
-                "ns",
-                samples[metric],
-                control=DIRECT,
-                x=size_bytes,
-                target=AS_FALLOCATE,
-            )
+        title = f"{title} {_named(size_bytes)}"
+        taken = samples.get(metric, {})
+        out.row(metric, title, "ns", taken, control=DIRECT, x=size_bytes, target=AS_FALLOCATE)
 
 
 def _truncate(fd: int, size_bytes: int) -> None:
@@ -94,15 +93,9 @@ def _fallocate(fd: int, size_bytes: int) -> None:
 
 
 def _once(
-    bench: Bench,
-    path: Path,
-    room_path: Path,
-    size_bytes: int,
-    call: Callable[[int, int], None],
-    touches: bool,
+    bench: Bench, path: Path, size_bytes: int, call: Callable[[int, int], None], touches: bool
 ) -> Figures:
     with _file(path) as fd:
-        _wait_for_room(room_path, size_bytes)
         began_ns = time.perf_counter_ns()
         call(fd, size_bytes)
         took_ns = float(time.perf_counter_ns() - began_ns)

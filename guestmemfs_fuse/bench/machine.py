@@ -9,9 +9,13 @@ import shutil
 import subprocess
 import time
 from importlib import metadata
+from pathlib import Path
 
 from guestmemfs_fuse.linux import hugepages
 from guestmemfs_fuse.region import host_memory
+
+_REPORTING = 5
+"""Feature bit of virtio_balloon (uapi/linux/virtio_balloon.h)."""
 
 
 def describe() -> dict[str, object]:
@@ -23,6 +27,7 @@ def describe() -> dict[str, object]:
         "architecture": platform.machine(),
         "cpu": _cpu_field("model name") or "unknown",
         "hypervisor": "hypervisor" in (_cpu_field("flags") or "").split(),
+        "free_page_reporting": _reports_free_pages(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": host_memory.total_bytes(),
         "available_bytes": host_memory.available_bytes(),
@@ -40,6 +45,14 @@ def _cpu_field(name: str) -> str | None:
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         found = re.search(rf"^{name}\s*: (.*)$", file.read(), re.MULTILINE)
     return found[1].strip() if found else None
+
+
+def _reports_free_pages() -> bool:
+    """Whether the hypervisor is told of free pages, and takes them back: VIRTIO_BALLOON_F_REPORTING."""
+    for device in Path("/sys/bus/virtio/drivers/virtio_balloon").glob("virtio*"):
+        if (device / "features").read_text()[_REPORTING] == "1":
+            return True
+    return False
 
 
 def _version(distribution: str) -> str | None:

@@ -1,7 +1,8 @@
 """Area 1, the memory path: a file of ours, mapped through the mount, beside what else a VMM could map.
 
 The control is the backing file itself, opened in the region's tmpfs: the very same pages without the
-filesystem in between, so whatever differs is the filesystem's doing.
+filesystem in between, so whatever differs is the filesystem's doing. Only the first touch needs files of
+their own, made anew each time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ AS_DIRECT = Target("within 2% of the tmpfs file", 1.02, "ratio")
 ALL_HUGE = Target("no 4K page anywhere", 1.0, "figure", at_least=True)
 
 _MMAP_REPEATS = 300
+_MMAP_ROUNDS = 6
+"""Times as many rounds as of others: one takes milliseconds, and is off by a third when the CPU is."""
+
 _PASSES = 3
 _FREE_WITHIN_S, _POLL_S = 5.0, 0.005
 
@@ -65,14 +69,16 @@ def measure(bench: Bench, scale: Scale) -> Area:
     out = Collector("memory", "Memory path", bench.say, scale.part_s, x_name="file", x_unit="B")
     out.note(
         "The control is the backing file itself, opened in the region's tmpfs: the same pages without the "
-        "filesystem. mmap is timed as a VMM does it, over a reserved and aligned range."
+        "filesystem; for the first touch, which a page has only once, another file of that tmpfs. mmap is "
+        "timed as a VMM does it, over a reserved and aligned range."
     )
     out.note(
         "First touch populates a file whose memory was allocated before (truncate, fallocate): zeroing and "
         "mapping. hugetlbfs zeroes in fallocate, so there the file is only extended before it is touched."
     )
     with _contenders(bench, max(scale.memory_bytes, *scale.random_bytes), out) as contenders:
-        _small_operations(bench, scale, contenders, out)
+        _first_touch(bench, scale, contenders, out)
+        _in_use(bench, scale, contenders, out)
         for size_bytes in scale.random_bytes:
             _random(bench, scale, contenders, size_bytes, out)
     return out.area()
@@ -130,47 +136,64 @@ def _allocated(path: Path, size_bytes: int) -> tuple[Path, Path]:
 # -- what is measured ------------------------------------------------------------------------------------
 
 
-def _small_operations(bench: Bench, scale: Scale, contenders: list[Contender], out: Collector) -> None:
+def _first_touch(bench: Bench, scale: Scale, contenders: list[Contender], out: Collector) -> None:
+    """Of files made for it each time, from one thread and from all."""
     size_bytes, gibibytes = scale.memory_bytes, scale.memory_bytes / GIB
     many = max(2, cpus())
+    metrics = {1: "first_touch", many: "first_touch_parallel"}
 
     def one(contender: Contender) -> Figures:
-        def tool(op: str, path: Path, threads: int, repeat: int) -> dict[str, float]:
-            page = {"BENCH_PAGE_BYTES": str(contender.page_bytes)}
-            return bench.run("memory", op, path, size_bytes, threads, repeat, **page)
-
         figures: dict[str, float] = {}
         # The first file is for nothing: whoever comes after others gets memory that they have not warmed.
-        path, remove = contender.fresh(size_bytes)
-        tool("populate", path, many, 1)
-        contender.remove(remove)
-        for name, threads in (("first_touch", 1), ("first_touch_parallel", many)):
+        for threads in (0, *metrics):
             path, remove = contender.fresh(size_bytes)
-            figures[name] = tool("populate", path, threads, 1)["populate_ns"] / gibibytes
-            if threads == many:
-                figures |= tool("mmap", path, 1, _MMAP_REPEATS)
-                figures["repopulate"] = tool("repopulate", path, 1, _PASSES)["repopulate_ns"] / gibibytes
-                figures["faults"] = tool("faults", path, 1, 1)["faults_per_s"]
-                figures["faults_parallel"] = tool("faults", path, many, 1)["faults_per_s"]
-                figures |= tool("read", path, 1, _PASSES) | tool("write", path, 1, _PASSES)
-                figures |= tool("coverage", path, 1, 1)
+            populated = bench.run("memory", "populate", path, size_bytes, threads or many, 1)
+            if threads:
+                figures[metrics[threads]] = populated["populate_ns"] / gibibytes
             contender.remove(remove)
         return figures
 
-    samples = _interleaved(scale, contenders, one, out, "memory operations")
-    titles: list[tuple[str, str, Unit, bool]] = [
-        ("mmap_ns", "mmap of the whole file", "ns", False),
-        ("munmap_ns", "munmap of the whole file, untouched", "ns", False),
-        ("first_touch", "first touch (populate), per GiB", "ns", False),
-        ("first_touch_parallel", f"first touch from {many} threads, per GiB", "ns", False),
-        ("repopulate", "populate a new mapping of memory in use, per GiB", "ns", False),
-        ("faults", "page faults of one thread (with emptying the tables)", "1/s", True),
-        ("faults_parallel", f"page faults of {many} threads (with emptying)", "1/s", True),
-        ("read_bytes_per_s", "sequential read", "B/s", True),
-        ("write_bytes_per_s", "sequential write", "B/s", True),
+    samples = _interleaved(scale, contenders, one, out, "first touch")
+    titles = ("first touch (populate), per GiB", f"first touch from {many} threads, per GiB")
+    for metric, title in zip(metrics.values(), titles, strict=True):
+        out.row(metric, title, "ns", samples[metric], control=DIRECT, target=AS_DIRECT)
+
+
+def _in_use(bench: Bench, scale: Scale, contenders: list[Contender], out: Collector) -> None:
+    size_bytes = scale.memory_bytes
+    many = max(2, cpus())
+    with _lasting(bench, contenders, size_bytes) as paths:
+
+        def maps(contender: Contender) -> Figures:
+            return bench.run("memory", "mmap", paths[contender.name], size_bytes, 1, _MMAP_REPEATS)
+
+        def one(contender: Contender) -> Figures:
+            def tool(op: str, threads: int = 1, repeat: int = 1) -> dict[str, float]:
+                page = {"BENCH_PAGE_BYTES": str(contender.page_bytes)}
+                return bench.run("memory", op, paths[contender.name], size_bytes, threads, repeat, **page)
+
+            return {
+                "repopulate": tool("repopulate", repeat=_PASSES)["repopulate_ns"] / (size_bytes / GIB),
+                "faults": tool("faults")["faults_per_s"],
+                "faults_parallel": tool("faults", many)["faults_per_s"],
+                **tool("read", repeat=_PASSES),
+                **tool("write", repeat=_PASSES),
+                **tool("coverage"),
+            }
+
+        samples = _interleaved(scale, contenders, one, out, "memory in use")
+        samples |= _interleaved(scale, contenders, maps, out, "mmap", times=_MMAP_ROUNDS)
+    titles: list[tuple[str, str, Unit]] = [
+        ("mmap_ns", "mmap of the whole file", "ns"),
+        ("munmap_ns", "munmap of the whole file, untouched", "ns"),
+        ("repopulate", "populate a new mapping of memory in use, per GiB", "ns"),
+        ("faults", "page faults of one thread (with emptying the tables)", "1/s"),
+        ("faults_parallel", f"page faults of {many} threads (with emptying)", "1/s"),
+        ("read_bytes_per_s", "sequential read", "B/s"),
+        ("write_bytes_per_s", "sequential write", "B/s"),
     ]
-    for metric, title, unit, more in titles:
-        better: Better = "more" if more else "less"
+    for metric, title, unit in titles:
+        better: Better = "less" if unit == "ns" else "more"
         out.row(metric, title, unit, samples[metric], control=DIRECT, better=better, target=AS_DIRECT)
     out.row(
         "huge_fraction", "in huge pages", "fraction", samples["huge_fraction"], better="more", target=ALL_HUGE
@@ -178,10 +201,22 @@ def _small_operations(bench: Bench, scale: Scale, contenders: list[Contender], o
 
 
 def _random(bench: Bench, scale: Scale, contenders: list[Contender], size_bytes: int, out: Collector) -> None:
-    """Files stay for all rounds; ours and the control are one file, and hugetlbfs has its memory already."""
     if not fits(size_bytes * 2):
         out.leave_out(f"random access over {size_bytes / GIB:g} GiB: not enough free memory")
         return
+    title = f"random 8-byte access over {size_bytes / GIB:g} GiB"
+    with _lasting(bench, contenders, size_bytes) as paths:
+
+        def one(contender: Contender) -> Figures:
+            return bench.run("memory", "random", paths[contender.name], size_bytes, 1, 1)
+
+        samples = _interleaved(scale, contenders, one, out, title)
+    out.row("random_ns", title, "ns", samples["random_ns"], control=DIRECT, x=size_bytes, target=AS_DIRECT)
+
+
+@contextmanager
+def _lasting(bench: Bench, contenders: list[Contender], size_bytes: int) -> Iterator[dict[str, Path]]:
+    """A file of each contender, all of it in memory, for all rounds; ours and the control are one file."""
     with ExitStack() as stack:
         paths: dict[str, Path] = {}
         for contender in contenders:
@@ -189,19 +224,19 @@ def _random(bench: Bench, scale: Scale, contenders: list[Contender], size_bytes:
                 continue
             paths[contender.name], remove = contender.fresh(size_bytes)
             stack.callback(contender.remove, remove)
-        ours = Instance(bench, "memory", paths[OURS].parent)
-        paths[DIRECT] = ours.backing_path(paths[OURS])
-
-        def one(contender: Contender) -> Figures:
-            return bench.run("memory", "random", paths[contender.name], size_bytes, 1, 1)
-
-        samples = _interleaved(scale, contenders, one, out, f"random access over {size_bytes / GIB:g} GiB")
-    title = f"random 8-byte access over {size_bytes / GIB:g} GiB"
-    out.row("random_ns", title, "ns", samples["random_ns"], control=DIRECT, x=size_bytes, target=AS_DIRECT)
+            bench.run("memory", "populate", paths[contender.name], size_bytes, max(2, cpus()), 1)
+        paths[DIRECT] = Instance(bench, "memory", paths[OURS].parent).backing_path(paths[OURS])
+        yield paths
 
 
 def _interleaved(
-    scale: Scale, contenders: list[Contender], one: Callable[[Contender], Figures], out: Collector, what: str
+    scale: Scale,
+    contenders: list[Contender],
+    one: Callable[[Contender], Figures],
+    out: Collector,
+    what: str,
+    *,
+    times: int = 1,
 ) -> Samples:
     turns = {each.name: partial(one, each) for each in contenders}
-    return out.interleave(what, scale.rounds, turns)
+    return out.interleave(what, scale.memory_rounds * times, turns)

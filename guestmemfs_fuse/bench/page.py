@@ -25,6 +25,7 @@ _MACHINE_TITLES = {
     "cpu": "CPU",
     "cpus": "CPUs",
     "hypervisor": "virtual machine",
+    "free_page_reporting": "hypervisor takes free pages back",
     "memory_bytes": "memory",
     "available_bytes": "available at the start",
     "load_1min": "load at the start (1 min)",

@@ -22,6 +22,8 @@ class Scale:
     part_s: float
     # touched before all, where a hypervisor may not have given this machine its memory yet
     warm_bytes: int
+    # memory path and allocation: rounds, of what is compared to a twentieth and finer
+    memory_rounds: int
     # memory path: size of the file, and of those for random access
     memory_bytes: int
     random_bytes: tuple[int, ...]
@@ -36,8 +38,9 @@ class Scale:
     soak_changes: int
     idle_s: float
     life_rounds: int
-    # allocation
+    # allocation: sizes, and up to which they are also touched
     allocation_bytes: tuple[int, ...]
+    touched_up_to_bytes: int
     allocation_watch_s: float
     # guest: rounds of boots, guest sizes for blackouts, up to which the RAM is also written out
     boots: int
@@ -49,9 +52,10 @@ class Scale:
 
 BENCH = Scale(
     name="bench",
-    rounds=7,
-    part_s=25.0,
+    rounds=9,
+    part_s=30.0,
     warm_bytes=10 * GIB,
+    memory_rounds=15,
     memory_bytes=512 * MIB,
     random_bytes=(1 * GIB, 4 * GIB),
     control_files=800,
@@ -64,8 +68,9 @@ BENCH = Scale(
     idle_s=10.0,
     life_rounds=5,
     allocation_bytes=(1 * GIB, 4 * GIB, 16 * GIB),
+    touched_up_to_bytes=1 * GIB,
     allocation_watch_s=3.0,
-    boots=3,
+    boots=5,
     boot_bytes=512 * MIB,
     blackout_bytes=(256 * MIB, 1 * GIB, 4 * GIB, 8 * GIB),
     written_out_up_to_bytes=1 * GIB,
@@ -87,6 +92,7 @@ QUICK = replace(
     rounds=3,
     part_s=10.0,
     warm_bytes=2 * GIB,
+    memory_rounds=5,
     random_bytes=(1 * GIB,),
     control_files=500,
     control_files_of_eight=64,
@@ -103,6 +109,7 @@ FULL = replace(
     rounds=21,
     part_s=600.0,
     warm_bytes=18 * GIB,
+    memory_rounds=61,
     memory_bytes=1 * GIB,
     random_bytes=(1 * GIB, 2 * GIB, 4 * GIB, 8 * GIB),
     control_files=2_000,
@@ -113,6 +120,7 @@ FULL = replace(
     soak_changes=100_000,
     idle_s=60.0,
     life_rounds=15,
+    touched_up_to_bytes=16 * GIB,
     allocation_watch_s=10.0,
     boots=7,
     blackout_bytes=(256 * MIB, 512 * MIB, 1 * GIB, 2 * GIB, 4 * GIB, 8 * GIB),
@@ -125,6 +133,7 @@ TINY = replace(
     rounds=1,
     part_s=5.0,
     warm_bytes=0,
+    memory_rounds=1,
     memory_bytes=4 * MIB,
     random_bytes=(8 * MIB,),
     control_files=8,
