@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from guestmemfs_fuse.core.errors import UnsupportedError
+from guestmemfs_fuse.linux.privilege import NEEDS_ROOT, lacking_privilege
 
 FUSE_DEVICE = "/dev/fuse"
 
@@ -16,7 +17,9 @@ def require_root() -> None:
 
 
 def require_fuse() -> None:
-    """Raises UnsupportedError when /dev/fuse is missing or has no driver behind it."""
+    """Raises UnsupportedError when we may not mount, or /dev/fuse is missing or has no driver behind it."""
+    if (lacking := lacking_privilege()) is not None:
+        raise UnsupportedError(lacking, hint=NEEDS_ROOT)
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

@@ -11,6 +11,7 @@ import os
 import click
 
 from guestmemfs_fuse import __version__
+from guestmemfs_fuse.cli import streams
 from guestmemfs_fuse.cli.boundary import DEBUG_VARIABLE, guard
 from guestmemfs_fuse.cli.lazy import Entry, LazyGroup
 
@@ -99,4 +100,5 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    streams.fill()
     cli()

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import get_args
 
+from guestmemfs_fuse.cli import streams
 from guestmemfs_fuse.cli.mount_options import MountOptions, parse
 from guestmemfs_fuse.cli.settings import SETTINGS
 from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
@@ -39,6 +40,7 @@ class Call:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; the exit code."""
+    streams.fill()
     try:
         call = read(sys.argv[1:] if argv is None else argv)
         _obey(call)

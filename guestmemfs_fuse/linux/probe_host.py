@@ -15,10 +15,9 @@ import shutil
 import stat
 
 from guestmemfs_fuse.linux import libc, liveupdate, mountinfo, process
+from guestmemfs_fuse.linux.privilege import NEEDS_ROOT, lacking_privilege
 from guestmemfs_fuse.linux.probe import Finding, Probe, describe, guarded
 
-_INIT_USER_NAMESPACE = "user:[4026531837]"  # PROC_USER_INIT_INO, include/linux/proc_ns.h
-_CAP_SYS_ADMIN = 21
 _DAX_FILESYSTEMS = ("ext4", "xfs", "ext2", "erofs", "virtiofs")
 _KVM_CREATE_VM = 0xAE01
 _NO_FLAG = 1 << 31  # no kexec_file_load flag has this bit
@@ -30,18 +29,13 @@ MOUNT_LINE = "mount -o dax=always /dev/pmem0 /mnt/guest-ram, then --region dax -
 
 def privilege() -> Probe:
     """Whether we have CAP_SYS_ADMIN where it counts: in the initial user namespace."""
-    fix = "run as root (sudo), outside of unprivileged containers"
 
     def find() -> Finding:
-        with open("/proc/self/status") as file:
-            caps = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-        if not caps >> _CAP_SYS_ADMIN & 1:
-            return False, f"uid {os.geteuid()} without CAP_SYS_ADMIN", fix
-        if os.readlink("/proc/self/ns/user") != _INIT_USER_NAMESPACE:
-            return False, "inside a user namespace: mounts and passthrough are refused", fix
+        if (lacking := lacking_privilege()) is not None:
+            return False, lacking, NEEDS_ROOT
         return True, f"uid {os.geteuid()} with CAP_SYS_ADMIN in the initial user namespace", None
 
-    return guarded("privilege", find, fix)
+    return guarded("privilege", find, NEEDS_ROOT)
 
 
 def fsdax() -> Probe:

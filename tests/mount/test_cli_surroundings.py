@@ -1,0 +1,56 @@
+"""The commands in odd surroundings: without standard streams, with less privilege than uid 0 promises."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from guestmemfs_fuse.core.errors import ExitCode
+from guestmemfs_fuse.linux import process
+from tests.cli import COMMAND, Guestmemfs
+from tests.require import require
+
+
+def _in_shell(guestmemfs: Guestmemfs, script: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "GUESTMEMFS_RUN_DIR": str(guestmemfs.run_dir)}
+    return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_regression_closed_streams_cost_no_holder(guestmemfs: Guestmemfs, tmp_path: Path) -> None:
+    """The pipe to the starter was descriptor 0, and the holder puts /dev/null there."""
+    arguments = ["mount", str(tmp_path), "--name", "gm", "--size", "64M", "--region", "memfd"]
+    done = _in_shell(guestmemfs, f"{COMMAND} {shlex.join(arguments)} <&- >&- 2>&-")
+    assert done.returncode == 0
+    (listed,) = guestmemfs.json("list")
+    assert process.children(listed["holder_pid"]) == [listed["daemon_pid"]]
+
+
+def test_regression_a_closed_stdout_is_no_internal_error(guestmemfs: Guestmemfs) -> None:
+    guestmemfs.mount("gm")
+    done = _in_shell(guestmemfs, f"{COMMAND} list >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "reason"),
+    [
+        (["unshare", "--user", "--map-root-user", "--mount"], "inside a user namespace"),
+        (["setpriv", "--bounding-set=-sys_admin"], "uid 0 without CAP_SYS_ADMIN"),
+    ],
+    ids=["user-namespace", "capability"],
+)
+def test_regression_a_mount_without_privilege_is_refused(
+    wrapper: Sequence[str], reason: str, guestmemfs: Guestmemfs, tmp_path: Path
+) -> None:
+    """In a user namespace `mount` succeeded, and the daemon then died again and again."""
+    require(subprocess.run([*wrapper, "true"], check=False).returncode == 0, " ".join(wrapper))
+    arguments = ["mount", str(tmp_path), "--name", "gm", "--size", "64M"]
+    done = _in_shell(guestmemfs, shlex.join([*wrapper, str(COMMAND), *arguments]))
+    assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
+    assert done.stderr.startswith(f"error: {reason}")
+    assert list(guestmemfs.run_dir.glob("*")) == []
