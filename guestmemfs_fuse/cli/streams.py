@@ -1,7 +1,7 @@
 """Descriptors 0, 1 and 2, which whoever starts us may have closed.
 
-What is opened next would get their numbers, and a holder lets go of whatever stands there. Called by the entry
-points, before anything else.
+What is opened next would get their numbers, and a holder lets go of whatever stands there.
+Called by the entry points before anything else.
 """
 
 from __future__ import annotations
