@@ -18,12 +18,16 @@ RESTART_WAIT_S = client.RESTART_WAIT_S
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """What ping answers. stall_ns: how long calls waited during the last hand-over, None: there was none."""
+    """What ping answers. stall_ns: how long calls waited during the last hand-over, None: there was none.
+
+    is_abandoned: the holder was killed; nobody keeps the daemon's descriptors or would start the next one.
+    """
 
     pid: int
     generation: int
     state: str
     stall_ns: int | None
+    is_abandoned: bool
 
 
 def ask(
@@ -39,7 +43,13 @@ def ask(
 def ping(instance: Instance, *, timeout_s: float, wait_s: float = 0.0) -> Pong:
     """Who serves. Raises DaemonError, also when nobody answers in time."""
     answer = ask(instance, "ping", timeout_s=timeout_s, wait_s=wait_s)
-    return Pong(answer["pid"], answer["generation"], answer["state"], answer.get("stall_ns"))
+    return Pong(
+        answer["pid"],
+        answer["generation"],
+        answer["state"],
+        answer.get("stall_ns"),
+        answer.get("is_abandoned", False),  # daemons that were started before the update do not say
+    )
 
 
 def pid_by_lock(lock_path: str) -> int | None:

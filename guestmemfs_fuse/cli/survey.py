@@ -36,6 +36,10 @@ class Finding:
     def advice(self) -> str | None:
         """What to do about it, None when all is well."""
         name, mountpoint = self.instance.name, self.instance.config.mountpoint
+        if self.pong is not None and self.pong.is_abandoned:
+            if self.instance.config.kind == "memfd":
+                return "its holder was killed: its memory ends with the daemon, and files cannot be added"
+            return "its holder was killed, nobody restarts the daemon: `umount` and `mount` when it is idle"
         match self.condition:
             case Condition.DEAD_MOUNT if self.instance.config.kind == "memfd" and not self.seen.holder_pid:
                 # Its memory was nowhere but in its holder.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import result, say
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.metadata.instance import Instance
 
 _EXAMPLES = """\b
 Examples:
@@ -43,6 +48,20 @@ def umount(target: str) -> None:
                 f"instance {instance.name} is not mounted",
                 hint=f"`guestmemfs status {instance.name}` shows it",
             )
+        if seen.has_daemon and seen.holder_pid is None and instance.config.kind == "memfd":
+            _require_kept(instance)
         if unmount(instance, seen).was_dead:
             say(f"note: {instance.config.mountpoint} was a dead mount: detached")
     result(f"instance {instance.name} is unmounted; its region stays until `guestmemfs destroy`")
+
+
+def _require_kept(instance: Instance) -> None:
+    """Raises GuestmemfsError when the memory would go with the daemon (DaemonError: it does not say)."""
+    from guestmemfs_fuse.cli import daemons
+    from guestmemfs_fuse.core.errors import GuestmemfsError
+
+    if daemons.ping(instance, timeout_s=5.0, wait_s=5.0).is_abandoned:
+        raise GuestmemfsError(
+            f"unmounting {instance.name} would lose its memory: its holder was killed",
+            hint=f"`guestmemfs destroy {instance.name} --yes` if that is meant",
+        )

@@ -64,6 +64,7 @@ class InstanceHandlers:
             "generation": self._engine.state.generation,
             "state": self._state,
             "stall_ns": self.stall_ns,
+            "is_abandoned": self._notifier.present and not self._notifier.is_heard(),
             "passthrough": self._engine.kernel.has_passthrough,
         }
 
@@ -86,8 +87,8 @@ class InstanceHandlers:
         }
 
     def _holder_pid(self) -> int | None:
-        """Who keeps our descriptors: the holder, or systemd (PID 1)."""
-        if not self._notifier.present:
+        """Who keeps our descriptors: the holder, or systemd (PID 1); None when nobody does."""
+        if not self._notifier.is_heard():
             return None
         return holder_pid(self._paths.state_dir) or 1
 

@@ -140,6 +140,13 @@ class Notifier:
         """Whether there is a store at all."""
         return self._address is not None
 
+    def is_heard(self) -> bool:
+        """Whether somebody still listens: a holder that was killed leaves its socket behind."""
+        if self._address is None:
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            return probe.connect_ex(self._address) == 0
+
     def statistics(self) -> dict[str, int]:
         """Messages sent, and those that found nobody."""
         return {"sent": self._sent, "failed": self._failed}

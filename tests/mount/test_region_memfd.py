@@ -116,10 +116,23 @@ def test_umount_leaves_the_memory_with_the_holder_and_mount_brings_it_back(
 def test_files_made_after_the_holder_was_killed_are_refused(memfd: Instance, pattern: str) -> None:
     """The daemon has copies of what there was; new memory would die with it, so there is none."""
     os.kill(memfd.status()["holder_pid"], signal.SIGKILL)
-    assert soon(lambda: memfd.status()["holder_pid"] in (None, 1))
+    assert soon(lambda: memfd.status()["holder_pid"] is None)
+    assert "holder was killed" in memfd.status()["advice"]
     with pytest.raises(OSError) as refused:
         os.close(os.open(memfd.mountpoint / "new", os.O_RDWR | os.O_CREAT))
     assert refused.value.errno == errno.ENOSPC
+    assert checksum(memfd.mountpoint / "ram") == pattern
+
+
+def test_regression_umount_does_not_lose_memory_whose_holder_was_killed(
+    memfd: Instance, pattern: str
+) -> None:
+    """It said that the region stays, and ended the only process that had it."""
+    os.kill(memfd.status()["holder_pid"], signal.SIGKILL)
+    assert soon(lambda: memfd.status()["holder_pid"] is None)
+    refused = memfd.cli.run("umount", memfd.name, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "would lose its memory" in refused.stderr
     assert checksum(memfd.mountpoint / "ram") == pattern
 
 

@@ -208,6 +208,19 @@ def test_without_a_store_everything_is_silent() -> None:
     assert nobody.statistics()["failed"] == 0
 
 
+def test_a_store_that_was_killed_is_told_from_one_that_listens(
+    ear: Ear, notifier: Notifier, tmp_path: Path
+) -> None:
+    assert notifier.is_heard()
+    left = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+        gone.bind(str(left))
+    assert left.exists()
+    assert not Notifier(str(left)).is_heard()
+    assert not Notifier(str(tmp_path / "never")).is_heard()
+    assert not Notifier(None).is_heard()
+
+
 def test_a_store_that_is_gone_is_an_error_only_where_survival_depends_on_it(tmp_path: Path) -> None:
     gone = Notifier(str(tmp_path / "nobody"))
     assert not gone.watchdog()
