@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guestmemfs_fuse.bench.area import Collector
 from guestmemfs_fuse.bench.measure import Figures
-from guestmemfs_fuse.bench.results import OURS, Area, Target
+from guestmemfs_fuse.bench.results import IN_C, OURS, Area, Target
 from guestmemfs_fuse.bench.rig import SPARE_BYTES, Bench, Instance, cpus, fits
 from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
 from guestmemfs_fuse.core.errors import GuestmemfsError, OutOfMemoryError
@@ -34,6 +34,10 @@ def measure(bench: Bench, scale: Scale) -> Area:
         "Allocating does not zero on tmpfs; the first touch does, so it is measured with it as well, in "
         "memory that was in use a moment ago: what a hypervisor took back would be touched at its pace. "
         "hugetlbfs zeroes in fallocate, and its pool was filled before."
+    )
+    out.note(
+        f"`{IN_C}` passes fallocate on to the same tmpfs and does nothing else: the least that asking a "
+        "sleeping server costs. Its files cannot be mapped like ours, so they are not touched."
     )
     sizes = [size for size in scale.allocation_bytes if fits(size)]
     for size in scale.allocation_bytes:
@@ -68,12 +72,18 @@ def _compare(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: C
         except GuestmemfsError as error:
             out.leave_out(f"{HUGETLB}, {_named(size_bytes)}: {error}")
 
+        try:
+            paths[IN_C] = stack.enter_context(bench.served_in_c(ours.region_path)) / "bench"
+        except GuestmemfsError as error:
+            out.leave_out(f"{IN_C}: {error}")
+
         def one(name: str) -> Figures:
             if name != HUGETLB:
                 # Of the region's own tmpfs: asked itself, the mount would make room.
                 _wait_for_room(ours.region_path, size_bytes)
                 _once(bench, paths[DIRECT], size_bytes, _fallocate, touches)
-            return _once(bench, paths[name], size_bytes, _truncate if name == OURS else _fallocate, touches)
+            call = _truncate if name == OURS else _fallocate
+            return _once(bench, paths[name], size_bytes, call, touches and name != IN_C)
 
         turns = {name: partial(one, name) for name in paths}
         samples = out.interleave(f"allocating {_named(size_bytes)}", rounds, turns)

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from guestmemfs_fuse.bench.area import Collector
-from guestmemfs_fuse.bench.results import OURS, Area, Target
+from guestmemfs_fuse.bench.results import IN_C, OURS, Area, Target
 from guestmemfs_fuse.bench.rig import Bench
 from guestmemfs_fuse.bench.scale import GIB, Scale
 from guestmemfs_fuse.core.errors import GuestmemfsError
 
 PLAIN = "pyfuse3, plain loop"
-IN_C = "libfuse, in C"
 TMPFS = "tmpfs"
 CLIENTS = (1, 8)
 SIZE_BYTES = 1 * GIB
@@ -78,17 +77,10 @@ def _mounts(bench: Bench, out: Collector) -> Iterator[dict[str, Path]]:
             stack.callback(bench.umount, path)
             return path
 
-        def served(name: str, *command: object) -> Path:
-            where = bench.directory / f"mnt-{name}"
-            where.mkdir()
-            size = (SIZE_BYTES,) if name == "plain" else ()
-            bench.start(*command, source(name), where, *size, as_daemon=True)
-            stack.callback(bench.umount, where)
-            return where
-
-        found[PLAIN] = served("plain", sys.executable, "-m", "guestmemfs_fuse.bench.plain_server")
+        plain = (sys.executable, "-m", "guestmemfs_fuse.bench.plain_server")
+        found[PLAIN] = stack.enter_context(bench.served("plain", plain, source("plain"), SIZE_BYTES))
         try:
-            found[IN_C] = served("passthrough", bench.program("passthrough"))
+            found[IN_C] = stack.enter_context(bench.served_in_c(source("passthrough")))
         except GuestmemfsError as error:
             out.leave_out(f"{IN_C}: {error}")
         found[TMPFS] = source("tmpfs")

@@ -198,6 +198,12 @@ static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     fuse_reply_err(req, 0);
 }
 
+static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t at, off_t length, struct fuse_file_info *fi)
+{
+    (void)ino;
+    fuse_reply_err(req, fallocate(fi->fh, mode, at, length) ? errno : 0);
+}
+
 static void do_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     char path[32];
@@ -258,7 +264,7 @@ static const struct fuse_lowlevel_ops operations = {
     .unlink = do_unlink,         .rmdir = do_rmdir,             .rename = do_rename,
     .create = do_create,         .open = do_open,               .release = do_release,
     .opendir = do_opendir,       .readdir = do_readdir,         .readdirplus = do_readdirplus,
-    .releasedir = do_releasedir,
+    .releasedir = do_releasedir, .fallocate = do_fallocate,
 };
 
 int main(int argc, char **argv)

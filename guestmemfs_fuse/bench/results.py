@@ -19,6 +19,7 @@ from guestmemfs_fuse.core.errors import UsageError
 
 FORMAT = "guestmemfs-bench"
 FORMAT_VERSION = 1
+IN_C = "libfuse, in C"
 OURS = "guestmemfs"
 
 Unit = Literal["ns", "B", "B/s", "1/s", "fraction", "count"]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -149,6 +149,23 @@ class Bench:
         """Take such a mount away again."""
         mount.umount(str(path), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         path.rmdir()
+
+    @contextlib.contextmanager
+    def served(self, name: str, command: Sequence[object], source: Path, *rest: object) -> Iterator[Path]:
+        """Where a FUSE server, `command SOURCE MOUNTPOINT REST...`, serves what is in `source`."""
+        path = self.directory / f"mnt-{name}"
+        path.mkdir()
+        self.start(*command, source, path, *rest, as_daemon=True)
+        try:
+            yield path
+        finally:
+            self.umount(path)
+
+    @contextlib.contextmanager
+    def served_in_c(self, source: Path) -> Iterator[Path]:
+        """The same by libfuse in C, which passes every call on. Raises UnsupportedError: no libfuse."""
+        with self.served("passthrough", [self.program("passthrough")], source) as path:
+            yield path
 
     @contextlib.contextmanager
     def hugetlbfs(self, name: str, size_bytes: int) -> Iterator[Path]:
