@@ -214,6 +214,7 @@ class Daemon:
     async def _relay_until_it_ends(self) -> None:
         ended = await self._relay.run(pump=self._pump)
         log.info("the mount is gone (%s)", ended.value)
+        self._engine.memory.interrupt_all()  # nobody is answered any more
         if ended is Ended.UNMOUNTED:
             await self._engine.orphans.caught_up()
             self._engine.ledger.commit(cmd.EndSession())

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from guestmemfs_fuse.cli import sight
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.metadata.instance import Instance
@@ -33,11 +34,24 @@ class Pong:
 def ask(
     instance: Instance, op: str, args: Mapping[str, object] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """client.call, for results that are maps."""
-    result = client.call(instance.paths.state_dir, op, args, **options)
+    """client.call, for results that are maps; says so when the daemon went because its mount did."""
+    try:
+        result = client.call(instance.paths.state_dir, op, args, **options)
+    except client.GoneError:
+        require_mount(instance)
+        raise
     if not isinstance(result, dict):
         raise DaemonError(f"the daemon answered {op} with {type(result).__name__}")
     return result
+
+
+def require_mount(instance: Instance) -> None:
+    """For who waits for a daemon: without its mount none will come. Raises DaemonError."""
+    if sight.our_mount(instance.config.mountpoint) is None:
+        raise DaemonError(
+            f"instance {instance.name} was unmounted meanwhile",
+            hint=f"`guestmemfs status {instance.name}` shows it",
+        )
 
 
 def ping(instance: Instance, *, timeout_s: float, wait_s: float = 0.0) -> Pong:

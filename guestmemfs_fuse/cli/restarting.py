@@ -84,7 +84,9 @@ def _wait_for_other(instance: Instance, *, old_pid: int | None, old_generation: 
             # Without room in its journal a daemon cannot count its start.
             if pong.pid != old_pid and pong.generation >= (old_generation or 0):
                 found.append(pong)
-        return bool(found)
+                return True
+        daemons.require_mount(instance)
+        return False
 
     if not sight.wait_until(is_there, REPLACED_WITHIN_S):
         raise DaemonError(

@@ -5,7 +5,8 @@ and a crash leave it to the next daemon, whose connection systemd keeps meanwhil
 which it is, but the job it is working on does ("restart" while the stopping half of a restart runs), and
 $MAINPID is not set when the daemon is gone already (systemd.exec(5)).
 
-Invariant: memory stays, and so does what is mapped of it. Called by `serve --stop`.
+Invariants: memory stays, and so does what is mapped of it; no command that is at work keeps the mount. Called
+by `serve --stop`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from guestmemfs_fuse.cli.output import say
 
 _ASK_S = 10.0
 _AGAIN_S = 0.2
+_CLAIM_S = 5.0
+"""For a command that is at work. Then it gets what it would get from umount(8), which asks nobody either: its
+daemon ends. To wait longer would end in a mount without a daemon, when TimeoutStopSec= has passed."""
 
 
 def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
@@ -94,7 +98,11 @@ def _unmount(name: str) -> None:
     from guestmemfs_fuse.metadata.instance import find
 
     instance = find(name)
-    with claimed(instance.paths.state_dir):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(instance.paths.state_dir, _CLAIM_S))
+        except InstanceBusyError as error:
+            say(f"note: {error.message}: it is not waited for any longer")
         seen = sight.look(instance)
         if seen.mount is None:
             return

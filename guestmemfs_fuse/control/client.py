@@ -43,6 +43,10 @@ class NotRunningError(DaemonError):
     """Nobody listens on the instance's control socket."""
 
 
+class GoneError(DaemonError):
+    """The daemon ended, or handed over, before it answered."""
+
+
 def call(
     state_dir: str,
     op: str,
@@ -59,8 +63,8 @@ def call(
 
     A daemon that is being replaced hangs up on who has not spoken yet: then its successor is asked.
 
-    Raises the GuestmemfsError that the daemon raised; NotRunningError when nobody listens; DaemonError when
-    the daemon goes silent, dies, or is of another version; UnsupportedError when it refuses the caller.
+    Raises the GuestmemfsError that the daemon raised; NotRunningError when nobody listens; GoneError when it
+    dies; DaemonError when it goes silent or is of another version; UnsupportedError when it refuses us.
     """
     request = Request(op, args or {})
     attempts_left = _ATTEMPTS
@@ -74,7 +78,7 @@ def call(
                 raise DaemonError(f"the daemon did not answer {op} within {timeout_s:g} s") from error
             except OSError as error:
                 if not (isinstance(error, _UNREAD) and attempts_left):
-                    raise DaemonError(f"the daemon went away during {op}: {error.strerror}") from error
+                    raise GoneError(f"the daemon went away during {op}: {error.strerror}") from error
 
 
 def _result(messages: Iterator[Message], on_event: Callable[[Mapping[str, object]], None] | None) -> object:
@@ -89,7 +93,7 @@ def _result(messages: Iterator[Message], on_event: Callable[[Mapping[str, object
                 raise rebuild_error(class_name, text, hint, exit_code)
             case _:
                 raise ProtocolError(f"the daemon answered with a {type(message).__name__.lower()}")
-    raise DaemonError("the daemon went away before it answered", hint="see its daemon.log")
+    raise GoneError("the daemon went away before it answered", hint="see its daemon.log")
 
 
 def _exchange(connection: socket.socket, request: Request) -> Iterator[Message]:

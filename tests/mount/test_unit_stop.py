@@ -9,13 +9,15 @@ import contextlib
 import errno
 import mmap
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from guestmemfs_fuse.linux import fuse_connection
+from guestmemfs_fuse.cli.claim import claimed
+from guestmemfs_fuse.linux import fuse_connection, process
 from guestmemfs_fuse.linux import mount as kernel
 from tests.cli import Guestmemfs, Instance
 from tests.guest.rig import wait_until
@@ -96,6 +98,38 @@ def test_regression_a_second_mount_of_it_does_not_keep_the_daemon(
         assert is_stopped(instance)
     finally:
         kernel.umount(str(bound), kernel.MNT_DETACH)
+
+
+def test_regression_a_command_that_does_not_end_does_not_keep_the_mount(
+    guestmemfs: Guestmemfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After twenty seconds the stop failed: the daemon went, and its mount stayed without one."""
+    instance = guestmemfs.mount()
+    (instance.mountpoint / "kept").touch()
+    with claimed(str(instance.state_dir)):
+        said = stop(instance, monkeypatch)
+        assert "another guestmemfs command is at work" in said and "not waited for" in said
+        assert is_stopped(instance)
+    instance.remount()
+    assert os.listdir(instance.mountpoint) == ["kept"]
+    assert not instance.problems()
+
+
+def test_a_stop_during_a_restart_that_hangs_is_a_stop_and_the_restart_says_so(
+    guestmemfs: Guestmemfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = guestmemfs.mount()
+    daemon_pid = instance.daemon_pid
+    with guestmemfs.start("restart", instance.name) as restart:
+        assert wait_until(lambda: bool(process.children(daemon_pid)), PATIENCE_S)
+        (successor,) = process.children(daemon_pid)
+        os.kill(successor, signal.SIGSTOP)
+        stop(instance, monkeypatch)
+        assert restart.communicate(timeout=PATIENCE_S)[1] == (
+            "error: instance gm was unmounted meanwhile\nhint: `guestmemfs status gm` shows it\n"
+        )
+    assert is_stopped(instance)
+    assert not os.path.exists(f"/proc/{successor}")
 
 
 def test_an_aborter_of_a_connection_that_ended_does_nothing(guestmemfs: Guestmemfs) -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from guestmemfs_fuse.cli import daemons, restarting, sight
+from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import DaemonError, ExitCode
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.metadata.instance import Instance
@@ -23,7 +24,9 @@ See = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def instance(make_instance: Callable[..., Instance]) -> Instance:
+def instance(make_instance: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch) -> Instance:
+    """Mounted, at whatever stage its daemons are."""
+    monkeypatch.setattr(sight, "our_mount", lambda mountpoint: SERVING.mount)
     return make_instance()
 
 
@@ -66,6 +69,36 @@ def test_no_successor_within_the_deadline_is_an_error(
     done = run("restart", "guests")
     assert done.exit_code == ExitCode.DAEMON
     assert "no new daemon serves instance guests" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "answer", [client.GoneError("the daemon went away"), {"successor_pid": 42}], ids=repr
+)
+def test_nobody_waits_for_a_daemon_whose_mount_is_gone(
+    run: Run, see: See, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    see(SERVING)
+    daemon.serves()
+
+    def restart(args: dict[str, object]) -> object:
+        monkeypatch.setattr(sight, "our_mount", lambda mountpoint: None)
+        daemon.answers["ping"] = client.NotRunningError("the daemon is not running")
+        return answer
+
+    daemon.answers["restart"] = restart
+    done = run("restart", "guests")
+    assert done.exit_code == ExitCode.DAEMON
+    said = "error: instance guests was unmounted meanwhile\nhint: `guestmemfs status guests` shows it\n"
+    assert done.stderr == said
+
+
+def test_a_daemon_that_dies_under_a_mount_that_stands_is_said_to(
+    run: Run, see: See, daemon: FakeDaemon
+) -> None:
+    see(SERVING)
+    daemon.answers["resize"] = client.GoneError("the daemon went away before it answered")
+    done = run("resize", "guests", "--size", "128M")
+    assert done.stderr == "error: the daemon went away before it answered\n"
 
 
 def test_a_daemon_that_does_not_answer_is_killed(
