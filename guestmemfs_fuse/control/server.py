@@ -21,7 +21,7 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 import trio
 
@@ -49,6 +49,9 @@ is hung up on."""
 
 Handler = Callable[[Mapping[str, object], Progress], Awaitable[object]]
 """Does one operation: (arguments, progress) -> result that msgpack can pack."""
+
+_Idle = Callable[[float], AbstractContextManager[object]]
+"""Inside it a client is waited for that has no request: so many seconds at most."""
 
 MAX_CLIENTS = 16
 MAX_WAITING = 64
@@ -177,19 +180,19 @@ class ControlServer:
     async def _admit(self, stream: trio.SocketStream) -> None:
         try:
             if self._check_peer(stream) == self._privileged_pid:
-                await self._converse(stream)
+                await self._converse(stream, trio.move_on_after)
             else:
                 async with self._places.taken():
-                    await self._converse(stream)
+                    await self._converse(stream, self._places.without_request)
         except (UnsupportedError, InstanceBusyError) as error:
             self._counts["refused"] += 1
             await self._send(stream, ErrorReply.of(error))
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _converse(self, stream: trio.SocketStream, idle: _Idle) -> None:
         await self._send(stream, Hello())
         decoder = Decoder(MAX_REQUEST_BYTES)
         greeted = False
-        while data := await self._receive(stream):
+        while data := await self._receive(stream, idle):
             try:
                 for message in decoder.feed(data):
                     if not greeted:
@@ -225,8 +228,8 @@ class ControlServer:
             raise UnsupportedError("only root may talk to the daemon", hint="use sudo")
         return int(pid)
 
-    async def _receive(self, stream: trio.SocketStream) -> bytes:
-        with self._places.without_request(self._idle_timeout_s):
+    async def _receive(self, stream: trio.SocketStream, idle: _Idle) -> bytes:
+        with idle(self._idle_timeout_s):
             return bytes(await stream.receive_some(1 << 16))
         if stream.socket.is_readable():  # said in the moment it was cut short
             return bytes(await stream.receive_some(1 << 16))

@@ -121,6 +121,22 @@ def test_regression_a_hand_over_waits_for_nobody_who_asks_for_nothing(tmp_path: 
     serving(tmp_path, body)
 
 
+def test_what_the_daemon_asks_itself_is_answered_during_a_hand_over(tmp_path: Path) -> None:
+    """The watchdog would call it unwell; it is about to say what it wants."""
+
+    async def body(server: ControlServer) -> None:
+        async with await connect(tmp_path) as watchdog, trio.open_nursery() as nursery:
+            while not server.statistics()["clients"]:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(server.finish, DEADLINE_S)
+            await trio.testing.wait_all_tasks_blocked()
+            await watchdog.send_all(encode(Hello()) + encode(Request("echo")))
+            await watchdog.send_eof()
+            assert await heard(watchdog) == [Hello(), Reply({})]
+
+    serving(tmp_path, body, privileged_pid=os.getpid())
+
+
 def test_a_request_that_came_before_the_hand_over_is_answered(tmp_path: Path) -> None:
     async def body(server: ControlServer) -> None:
         async with await connect(tmp_path) as client:
