@@ -48,6 +48,11 @@ def parse_choice(text: str) -> str | None:
     return match[1] if match else None
 
 
+def page_size_text(page_bytes: int) -> str:
+    """A page size as the kernel's options, and --page-size, spell it: 2M, 1G."""
+    return f"{page_bytes >> 30}G" if page_bytes >> 30 else f"{page_bytes >> 20}M"
+
+
 def read_pools(sys: str = "/sys") -> list[Pool]:
     """Pools of all page sizes over all nodes, smallest page first; empty without hugetlb."""
     return _pools(f"{sys}/kernel/mm/hugepages", None)

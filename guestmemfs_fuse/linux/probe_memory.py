@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from guestmemfs_fuse.linux import coverage, hugepages, memory, mount
+from guestmemfs_fuse.linux.hugepages import page_size_text
 from guestmemfs_fuse.linux.probe import Finding, Probe, guarded
 
 _BLOCK_BYTES = 2 << 20
@@ -68,7 +69,7 @@ def tmpfs_unlinked() -> Probe:
 
 def hugetlb(page_bytes: int) -> Probe:
     """Whether the pool of this page size has pages to give."""
-    name = f"hugetlb-{size_text(page_bytes)}"
+    name = f"hugetlb-{page_size_text(page_bytes)}"
     fix = _pool_fix(page_bytes)
 
     def find() -> Finding:
@@ -76,7 +77,7 @@ def hugetlb(page_bytes: int) -> Probe:
         if not pools:
             return False, "the kernel or CPU has no such page size", fix
         pool = pools[0]
-        os.close(mount.new_filesystem("hugetlbfs", {"pagesize": size_text(page_bytes)}))
+        os.close(mount.new_filesystem("hugetlbfs", {"pagesize": page_size_text(page_bytes)}))
         hvo = {None: "", True: ", HVO on", False: ", HVO off"}[hugepages.optimizes_vmemmap()]
         detail = f"{pool.available} of {pool.total} pages free, overcommit {pool.overcommit}{hvo}"
         return pool.available > 0 or pool.overcommit > pool.surplus, detail, fix
@@ -109,17 +110,12 @@ def numa() -> Probe:
     return guarded("numa", find, "leave --numa-node out (needs CONFIG_NUMA=y)")
 
 
-def size_text(size_bytes: int) -> str:
-    """A page size as the kernel's options spell it: 2M, 1G."""
-    return f"{size_bytes >> 30}G" if size_bytes >= 1 << 30 else f"{size_bytes >> 20}M"
-
-
 def _pool_fix(page_bytes: int) -> str:
     if page_bytes == 2 << 20:
         return "mount with --reserve; or: sysctl vm.nr_hugepages=PAGES (PAGES = size / 2M)"
     return (
         "mount with --reserve, while memory is not fragmented;"
-        f" or boot with hugepagesz={size_text(page_bytes)} hugepages=PAGES"
+        f" or boot with hugepagesz={page_size_text(page_bytes)} hugepages=PAGES"
     )
 
 

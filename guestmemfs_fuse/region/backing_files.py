@@ -75,6 +75,10 @@ class BackingFiles(ABC):
     def open_backing(self, ino: Ino) -> int: ...
 
     @abstractmethod
+    def backing_path(self, ino: Ino) -> str:
+        """Where another process of root's can open the backing file."""
+
+    @abstractmethod
     def discard(self, inode: Inode) -> None: ...
 
     @abstractmethod
@@ -237,6 +241,18 @@ class BackingFiles(ABC):
                 found.append(RegionExtent(at, start - at))
             at = gap_end
         return found
+
+    def layout(self, inode: Inode) -> dict[str, object]:
+        """See Region.layout: the backing file, from its beginning."""
+        length = round_up(inode.size_bytes, self.block_bytes)
+        return {
+            "kind": self.kind,
+            "page_bytes": self.block_bytes,
+            "passthrough": self.passthrough,
+            "path": self.backing_path(inode.ino),
+            "size_bytes": inode.size_bytes,
+            "segments": [[0, 0, length]] if length else [],
+        }
 
     def seek(self, inode: Inode, offset_bytes: int, whence: int) -> int:
         """See Region.seek."""

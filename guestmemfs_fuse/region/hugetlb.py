@@ -24,7 +24,7 @@ from typing import Final
 
 from guestmemfs_fuse.core.errors import NoDataThereError, RegionFullError, UnsupportedError
 from guestmemfs_fuse.core.state import Inode, State
-from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, blocks_of, round_up
+from guestmemfs_fuse.core.types import BlockNumber, Extent, Ino, blocks_of
 from guestmemfs_fuse.linux import hwpoison, memory
 from guestmemfs_fuse.region.base import BackingStat, Filled, RegionExtent, RegionFile, RegionUse, Stop
 from guestmemfs_fuse.region.freeing import Freeing
@@ -106,7 +106,8 @@ class HugetlbRegion:
 
     def fill(self, inode: Inode, offset_bytes: int, end_bytes: int, stop: Stop) -> Filled:
         """See Region.fill: the pages are reserved; only a NUMA node may have none left."""
-        self._clear_behind_end(inode, end_bytes)
+        # What a program stored behind the end, or a cut left there, must not show when the file grows.
+        self._zero(inode, inode.size_bytes, end_bytes)
         ranges = tuple(map(self._range, self._foreseen.pop(inode.ino, ())))
         try:
             for start, end in ranges:
@@ -116,11 +117,11 @@ class HugetlbRegion:
             raise
         return Filled(ranges)
 
-    def _clear_behind_end(self, inode: Inode, end_bytes: int) -> None:
-        """What a program stored behind the end, or a cut left there, must not show when the file grows."""
+    def _zero(self, inode: Inode, start_bytes: int, end_bytes: int) -> None:
+        """Let bytes [start, end) of a file, as far as it has blocks for them, read as zero."""
         for piece in self.extents(inode):
             assert piece.region_offset_bytes is not None
-            start = max(inode.size_bytes, piece.offset_bytes)
+            start = max(start_bytes, piece.offset_bytes)
             end = min(end_bytes, piece.offset_bytes + piece.length_bytes)
             if start < end:
                 shift = piece.region_offset_bytes - piece.offset_bytes
@@ -159,14 +160,7 @@ class HugetlbRegion:
 
         On a NUMA node they are brought in again at once: another node's page might come otherwise.
         """
-        end_bytes = offset_bytes + length_bytes
-        for piece in self.extents(inode):
-            assert piece.region_offset_bytes is not None
-            start = max(offset_bytes, piece.offset_bytes)
-            end = min(end_bytes, piece.offset_bytes + piece.length_bytes)
-            if start < end:
-                shift = piece.region_offset_bytes - piece.offset_bytes
-                self._pages.punch(start + shift, end - start)
+        self._zero(inode, offset_bytes, offset_bytes + length_bytes)
         if self._pages.numa_node is not None:
             self._bring_in(inode.extents)
 
@@ -254,9 +248,3 @@ def without(extents: tuple[Extent, ...], bad: tuple[Extent, ...]) -> Iterator[Ex
             at = cut.end
         if at < extent.end:
             yield Extent(BlockNumber(at), extent.end - at)
-
-
-def mount_options(size_bytes: int, page_bytes: int) -> dict[str, str | None]:
-    """The hugetlbfs options of a region: its size is also its reservation."""
-    size = str(round_up(size_bytes, page_bytes))
-    return {"pagesize": str(page_bytes), "size": size, "min_size": size, "mode": "0700"}

@@ -11,6 +11,7 @@ import os
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.linux import hugepages, mount, mountinfo
+from guestmemfs_fuse.linux.hugepages import page_size_text
 from guestmemfs_fuse.metadata.instance_config import InstanceConfig
 
 
@@ -54,7 +55,7 @@ def too_few(config: InstanceConfig, wanted: int, got: int) -> OutOfMemoryError:
 
 def _named(page_bytes: int, numa_node: int | None) -> str:
     where = f" on node {numa_node}" if numa_node is not None else ""
-    return f"{_size_text(page_bytes)} pages{where}"
+    return f"{page_size_text(page_bytes)} pages{where}"
 
 
 def _setting(pages: int, page_bytes: int, numa_node: int | None) -> str:
@@ -67,25 +68,19 @@ def _setting(pages: int, page_bytes: int, numa_node: int | None) -> str:
 
 
 def _boot_option(pages: int, page_bytes: int) -> str:
-    return f"hugepagesz={_size_text(page_bytes)} hugepages={pages}"
-
-
-def _size_text(page_bytes: int) -> str:
-    """As --page-size and the kernel's command line spell it."""
-    return f"{page_bytes >> 30}G" if page_bytes >> 30 else f"{page_bytes >> 20}M"
+    return f"hugepagesz={page_size_text(page_bytes)} hugepages={pages}"
 
 
 def create(root_path: str, size_bytes: int, page_bytes: int) -> None:
-    """Mount a hugetlbfs with all its pages reserved.
+    """Mount a hugetlbfs with all its pages reserved: its size, in whole pages, is also its reservation.
 
     Raises OutOfMemoryError when the pages went to somebody else meanwhile, UnsupportedError without hugetlb.
     """
-    from guestmemfs_fuse.region import hugetlb  # only who makes a region needs the rest of it
-
     os.makedirs(root_path, mode=0o700, exist_ok=True)
+    size = str(size_bytes)
+    options = {"pagesize": str(page_bytes), "size": size, "min_size": size, "mode": "0700"}
     attributes = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
     try:
-        options = hugetlb.mount_options(size_bytes, page_bytes)
         mount_fd = mount.new_filesystem("hugetlbfs", options, attributes, source="guestmemfs")
     except OSError as error:
         if error.errno == errno.ENOMEM:

@@ -23,7 +23,7 @@ from guestmemfs_fuse.core.errors import (
     UnsupportedError,
 )
 from guestmemfs_fuse.core.state import Inode
-from guestmemfs_fuse.core.types import Ino, round_up
+from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory, private_tmpfs
 from guestmemfs_fuse.region.backing_files import FREED_AT_ONCE_BYTES, BackingFiles
@@ -158,17 +158,9 @@ class MemfdRegion(BackingFiles):
         mount.reconfigure(self._mount_fd, {"size": str(size_bytes)})
         self.size_bytes = size_bytes
 
-    def layout(self, inode: Inode) -> dict[str, object]:
-        """See Region.layout: reachable as a descriptor of this process."""
-        length = round_up(inode.size_bytes, self.block_bytes)
-        return {
-            "kind": self.kind,
-            "page_bytes": self.block_bytes,
-            "passthrough": self.passthrough,
-            "path": f"/proc/{os.getpid()}/fd/{self._fd(inode.ino)}",
-            "size_bytes": inode.size_bytes,
-            "segments": [[0, 0, length]] if length else [],
-        }
+    def backing_path(self, ino: Ino) -> str:
+        """See BackingFiles.backing_path: a descriptor of this process."""
+        return f"/proc/{os.getpid()}/fd/{self._fd(ino)}"
 
 
 def create(store: FdStore, size_bytes: int, numa_node: int | None = None) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from guestmemfs_fuse.core.errors import RegionFullError, StaleInodeError
 from guestmemfs_fuse.core.state import Inode
-from guestmemfs_fuse.core.types import Ino, round_up
+from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.region.backing_files import NO_ROOM, BackingFiles
 from guestmemfs_fuse.region.base import BackingStat, RegionUse
 
@@ -80,17 +80,9 @@ class NamedBackingFiles(BackingFiles):
             raise StaleInodeError(f"inode {inode.ino} has no backing file") from error
         return BackingStat(status.st_size, status.st_blocks * 512)
 
-    def layout(self, inode: Inode) -> dict[str, object]:
-        """See Region.layout: the backing file, from its beginning."""
-        length = round_up(inode.size_bytes, self.block_bytes)
-        return {
-            "kind": self.kind,
-            "page_bytes": self.block_bytes,
-            "passthrough": self.passthrough,
-            "path": os.path.join(self.root_path, "data", f"{inode.ino:x}"),
-            "size_bytes": inode.size_bytes,
-            "segments": [[0, 0, length]] if length else [],
-        }
+    def backing_path(self, ino: Ino) -> str:
+        """See BackingFiles.backing_path: by its name."""
+        return os.path.join(self.root_path, "data", f"{ino:x}")
 
     def inventory(self) -> Iterator[Ino]:
         """See Region.inventory. Names that are no numbers are not ours and are passed over."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from guestmemfs_fuse.linux import mountinfo, probe, probe_host, probe_memory
+from guestmemfs_fuse.linux import mountinfo, probe, probe_host
+from guestmemfs_fuse.linux.hugepages import page_size_text
 
 
 def test_good_finding_has_no_fix() -> None:
@@ -39,5 +40,5 @@ def test_dax_mounts() -> None:
 
 
 def test_page_sizes_as_the_kernel_spells_them() -> None:
-    assert probe_memory.size_text(2 << 20) == "2M"
-    assert probe_memory.size_text(1 << 30) == "1G"
+    assert page_size_text(2 << 20) == "2M"
+    assert page_size_text(1 << 30) == "1G"
