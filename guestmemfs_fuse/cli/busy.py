@@ -48,9 +48,9 @@ def uses_of_mount(entry: mountinfo.MountEntry) -> list[Use]:
     """The same for a mount, and who works in a directory of it, and what is mounted inside."""
     found = uses_of_files([entry.dev])
     known = {use.pid for use in found}
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    for pid in users.pids():
         if pid not in known and (what := _stands_in(pid, entry.mountpoint)) is not None:
-            found.append(Use(pid, _comm(pid), what))
+            found.append(Use(pid, users.comm_of(pid), what))
     return found
 
 
@@ -76,11 +76,3 @@ def _stands_in(pid: int, mountpoint: str) -> str | None:
         if target == mountpoint or target.startswith(mountpoint + "/"):
             return what
     return None
-
-
-def _comm(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return os.fsdecode(file.read()).rstrip("\n")
-    except OSError:
-        return "?"

@@ -89,7 +89,7 @@ def _holds(process: str, lock_path: str) -> bool:
     return False
 
 
-def kill(pid: int) -> None:
-    """SIGKILL to a process of ours; one that is gone already is as good."""
+def send(pid: int, number: signal.Signals) -> None:
+    """A signal for a process of ours; one that is gone already is as good."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)

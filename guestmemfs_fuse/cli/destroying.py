@@ -6,7 +6,6 @@ last, so that an interrupted destroy can be repeated. Only processes of this ins
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from contextlib import suppress
@@ -131,14 +130,9 @@ def _kill_all(instance: Instance) -> None:
     """Holder and daemons. The holder is stopped first, or it would start another one behind our back."""
     doomed: list[int] = []
     if (holder := sight.look(instance).holder_pid) is not None:
-        _send(holder, signal.SIGSTOP)
+        daemons.send(holder, signal.SIGSTOP)
         doomed = [holder, *process.children(holder)]
     if (daemon := daemons.pid_by_lock(instance.paths.lock)) is not None:
         doomed.append(daemon)
     for pid in doomed:
-        _send(pid, signal.SIGKILL)
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+        daemons.send(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ Whatever the old daemon's condition, the mount and all open files stay: the conn
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ def _replace_silent(instance: Instance, error: DaemonError) -> Restarted:
                 hint="it was started by hand with --foreground; see what it says there",
             )
         say(f"note: the daemon (pid {pid}) does not answer: killing it, another takes over")
-        daemons.kill(pid)
+        daemons.send(pid, signal.SIGKILL)
     return Restarted(pid, None, _wait_for_other(instance, old_pid=pid, old_generation=None))
 
 

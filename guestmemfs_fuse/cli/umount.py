@@ -50,7 +50,8 @@ def umount(target: str) -> None:
             )
         if seen.has_daemon and seen.holder_pid is None and instance.config.kind == "memfd":
             _require_kept(instance)
-        if unmount(instance, seen).was_dead:
+        unmount(instance, seen)
+        if seen.condition is sight.Condition.DEAD_MOUNT:
             say(f"note: {instance.config.mountpoint} was a dead mount: detached")
     result(f"instance {instance.name} is unmounted; its region stays until `guestmemfs destroy`")
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 SYSTEMD = "/run/systemd/system"
 """There while systemd is PID 1 (sd_booted(3))."""
@@ -72,11 +76,6 @@ def log_of(name: str, lines: int) -> str:
     )
 
 
-def quiet() -> dict[str, str]:
-    """Our environment for a systemctl: from 254 on it would report its own exit status in the unit's name."""
-    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-
-
 def _property(name: str, wanted: str) -> str:
     if not os.path.isdir(SYSTEMD) or "+" in name:
         return ""
@@ -91,17 +90,27 @@ def _run(*command: str) -> str:
     import subprocess  # most commands never get here
 
     try:
-        done = subprocess.run(
-            list(command),
-            env=quiet(),
-            capture_output=True,
-            text=True,
-            timeout=_ASK_S,
-            stdin=subprocess.DEVNULL,
-        )
+        return asked(*command, timeout_s=_ASK_S).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout
+
+
+def asked(*command: str, timeout_s: float) -> CompletedProcess[str]:
+    """Run a command of systemd's. Raises OSError, TimeoutExpired.
+
+    Without NOTIFY_SOCKET: from 254 on systemctl would report its own exit status in the unit's name.
+    """
+    import subprocess
+
+    return subprocess.run(
+        list(command),
+        env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def is_between_daemons(active_state: str) -> bool:

@@ -30,7 +30,7 @@ daemon ends. To wait longer would end in a mount without a daemon, when TimeoutS
 def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
     """Unmount, unless the mount is to go on. Raises GuestmemfsError."""
     name = unit_config.name_of(unit_config.path_of(name_or_path))
-    unit = f"guestmemfs@{name}.service"
+    unit = unit_state.unit_of(name)
     if not environ.get("MAINPID"):
         say(f"the daemon of {name} ended by itself: the mount waits for the next one")
         return
@@ -74,17 +74,9 @@ def _jobs(unit: str) -> str | None:
 
 def _ask(unit: str) -> tuple[str | None, str]:
     """The answer, or None and why there is none."""
-    command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", unit]
+    command = ("systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", unit)
     try:
-        done = subprocess.run(
-            command,
-            env=unit_state.quiet(),
-            capture_output=True,
-            text=True,
-            timeout=_ASK_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = unit_state.asked(*command, timeout_s=_ASK_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, str(error)
     return (done.stdout, "") if done.returncode == 0 else (None, done.stderr.strip())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from dataclasses import dataclass
 
 from guestmemfs_fuse.cli import busy, daemons, sight
 from guestmemfs_fuse.control import client
@@ -24,14 +23,7 @@ GONE_WITHIN_S = patient(20.0)
 _PING_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Unmounted:
-    """was_dead: neither daemon nor holder were there to notice."""
-
-    was_dead: bool
-
-
-def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> Unmounted:
+def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> None:
     """Unmount, and return once the daemon has gone. `seen` has a mount.
 
     lazily: take it out of the tree although it is in use; whoever uses it keeps the daemon.
@@ -40,7 +32,6 @@ def unmount(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> U
     detach(instance, seen, lazily=lazily)
     if not lazily:
         require_daemon_gone(instance)
-    return Unmounted(seen.condition is sight.Condition.DEAD_MOUNT)
 
 
 def detach(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> None:

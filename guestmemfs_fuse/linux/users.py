@@ -73,7 +73,7 @@ def _all_mounts() -> Iterator[mountinfo.MountEntry]:
     A process in a chroot is shown only the mounts below it, so one of every root is asked.
     """
     seen: set[tuple[str, str]] = set()
-    for pid in _pids():
+    for pid in pids():
         try:
             view = (os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root"))
             if view not in seen:
@@ -109,7 +109,7 @@ def parse_maps(raw: bytes, devs: Iterable[Dev]) -> list[Vma]:
 def vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
     """Every process that maps files of these superblocks, by pid, with its mappings of them."""
     wanted = tuple(devs)
-    for pid in _pids():
+    for pid in pids():
         found = parse_maps(_read(f"/proc/{pid}/maps"), wanted)
         if found:
             yield pid, found
@@ -169,7 +169,7 @@ def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
     mount_ids = frozenset(b"%d" % mount.mount_id for mount in _all_mounts() if mount.dev in wanted)
     if not mount_ids:
         return
-    for pid in _pids():
+    for pid in pids():
         try:
             fds = os.listdir(f"/proc/{pid}/fdinfo")
         except OSError:
@@ -192,7 +192,8 @@ def parse_fdinfo(raw: bytes, mount_ids: frozenset[bytes]) -> int | None:
     return ino if mount_id in mount_ids else None
 
 
-def _pids() -> list[int]:
+def pids() -> list[int]:
+    """Every process there is, ascending."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 

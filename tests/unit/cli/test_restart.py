@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,10 +111,10 @@ def test_a_daemon_that_does_not_answer_is_killed(
     killed = []
     monkeypatch.setattr(daemons, "pid_by_lock", lambda path: 41)
     monkeypatch.setattr(restarting, "_is_supervised", lambda pid: True)
-    monkeypatch.setattr(daemons, "kill", killed.append)
+    monkeypatch.setattr(daemons, "send", lambda pid, number: killed.append((pid, number)))
     done = run("restart", "guests")
     assert done.exit_code == 0
-    assert killed == [41]
+    assert killed == [(41, signal.SIGKILL)]
     assert done.stderr == "note: the daemon (pid 41) does not answer: killing it, another takes over\n"
     assert done.stdout == "instance guests: pid 41 replaced by pid 42 (generation 4)\n"
 
@@ -125,7 +126,7 @@ def test_a_daemon_that_nobody_would_start_again_is_not_killed(
     daemon.answers["ping"] = DaemonError("the daemon did not answer ping within 5 s")
     monkeypatch.setattr(daemons, "pid_by_lock", lambda path: os.getpid())
     monkeypatch.setattr(restarting, "_is_supervised", lambda pid: False)
-    monkeypatch.setattr(daemons, "kill", lambda pid: pytest.fail("killed"))
+    monkeypatch.setattr(daemons, "send", lambda pid, number: pytest.fail("killed"))
     assert run("restart", "guests").exit_code == ExitCode.DAEMON
 
 

@@ -128,7 +128,7 @@ def test_mounts_of_other_namespaces_claim_their_numbers(monkeypatch: pytest.Monk
     mounts = {os.getpid(): own, 7: [replace(own[0], major=theirs[0], minor=theirs[1])]}
     links = {f"/proc/{os.getpid()}/ns/mnt": "mnt:[1]", "/proc/7/ns/mnt": "mnt:[2]"}
     links |= {f"/proc/{pid}/root": "/" for pid in mounts}
-    monkeypatch.setattr(users, "_pids", lambda: sorted(mounts))
+    monkeypatch.setattr(users, "pids", lambda: sorted(mounts))
     monkeypatch.setattr(mountinfo, "read_mounts", mounts.__getitem__)
     monkeypatch.setattr(os, "readlink", links.__getitem__)
     assert users.unclaimed([theirs, (0, 0xFFFFD)]) == [(0, 0xFFFFD)]
