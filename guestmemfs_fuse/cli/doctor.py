@@ -16,7 +16,8 @@ import click
 
 from guestmemfs_fuse.core.errors import ExitCode
 from guestmemfs_fuse.linux.probe import Probe, run_all
-from guestmemfs_fuse.linux.verdict import DEFAULT_KIND, RegionRow, judge
+from guestmemfs_fuse.linux.verdict import RegionRow, judge
+from guestmemfs_fuse.metadata.instance_config import DEFAULT_KIND
 
 HELPERS = ("mount.guestmemfs", "mount.fuse.guestmemfs")
 _WIDTH = 80

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 
 from guestmemfs_fuse.cli.sizes import parse_size
+from guestmemfs_fuse.cli.wishes import GIGANTIC_PAGE_BYTES, HUGE_PAGE_BYTES
 from guestmemfs_fuse.metadata.instance import HugeWish, RegionKind
 
 Understand = Callable[[object], object]
-PAGE_BYTES = (2 << 20, 1 << 30)
 
 
 def size(value: object) -> int:
@@ -26,7 +26,7 @@ def size(value: object) -> int:
 def page_size(value: object) -> int:
     """One of the sizes huge pages have, in bytes."""
     found = size(value)
-    if found not in PAGE_BYTES:
+    if found not in (HUGE_PAGE_BYTES, GIGANTIC_PAGE_BYTES):
         raise ValueError("is 2M or 1G")
     return found
 

@@ -46,8 +46,8 @@ def _report(found: Finding) -> dict[str, Any]:
     """The documented JSON object."""
     from guestmemfs_fuse.cli import daemons
     from guestmemfs_fuse.cli.sight import Condition
-    from guestmemfs_fuse.cli.wishes import REPLACES
     from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+    from guestmemfs_fuse.metadata.instance_config import REPLACES
 
     instance, words = found.instance, found.seen.last_words
     if found.condition is Condition.SILENT:

@@ -20,7 +20,7 @@ from guestmemfs_fuse.cli.sizes import size_text
 from guestmemfs_fuse.cli.wishes import Replaced, Wishes
 from guestmemfs_fuse.handover import fdnames, fdstore, launch
 from guestmemfs_fuse.metadata import instance as registry
-from guestmemfs_fuse.metadata.instance import InstanceConfig
+from guestmemfs_fuse.metadata.instance_config import DEFAULT_KIND, InstanceConfig
 
 _FILLING = "filling"
 """A descriptor that is nothing to anybody."""
@@ -105,7 +105,7 @@ def _remember(name: str, wishes: Wishes, environ: Mapping[str, str], *, is_lost:
         what = f"the {last.kind} region of instance {name} ({size_text(last.size_bytes)})"
         say(f"note: {what} was of an earlier boot and is gone: starting empty")
         wishes = replace(wishes, replaces=Replaced(last.kind, last.size_bytes))
-    now = Remembered(boot_id, wishes.kind or "tmpfs", size_bytes, wishes.mountpoint)
+    now = Remembered(boot_id, wishes.kind or DEFAULT_KIND, size_bytes, wishes.mountpoint)
     try:
         remembered.write(directory, name, now)
     except OSError as error:

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UsageError
 from guestmemfs_fuse.core.types import round_up
-from guestmemfs_fuse.metadata.instance import HugeWish, InstanceConfig, RegionKind
+from guestmemfs_fuse.metadata.instance_config import (
+    DEFAULT_KIND,
+    REPLACES,
+    RESERVE,
+    HugeWish,
+    InstanceConfig,
+    RegionKind,
+)
 
-DEFAULT_KIND: RegionKind = "tmpfs"
 HUGE_PAGE_BYTES = 2 << 20
 GIGANTIC_PAGE_BYTES = 1 << 30
-RESERVE = "reserve"
-"""The key of InstanceConfig.options that says what --reserve did (region/hugetlb_reserve.py)."""
-
-
-REPLACES = "replaces"
-"""The key of InstanceConfig.options that says which lost region this one was begun in the place of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from guestmemfs_fuse.linux.probe import Probe
 
 Mmap = Literal["passthrough", "run"]
 
-DEFAULT_KIND = "tmpfs"
 _BASE = ("privilege", "fuse-device")
 
 

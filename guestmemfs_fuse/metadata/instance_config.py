@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 from guestmemfs_fuse.core.errors import MetadataError, UnknownFormatError
 from guestmemfs_fuse.metadata.instance_names import valid_name
@@ -23,6 +23,12 @@ INSTANCE_FORMAT = 1
 
 HugeWish = Literal["prefer", "require"]
 RegionKind = Literal["tmpfs", "memfd", "hugetlb", "dax"]
+DEFAULT_KIND: Final[RegionKind] = "tmpfs"
+
+RESERVE: Final = "reserve"
+"""The key of InstanceConfig.options that says what --reserve did (region/hugetlb_reserve.py)."""
+REPLACES: Final = "replaces"
+"""The key of InstanceConfig.options that says which lost region this one was begun in the place of."""
 
 
 # -- names inside a state directory --------------------------------------------------------------------
@@ -106,7 +112,7 @@ class InstanceConfig:
     """What an instance was made with. Sizes in bytes, already rounded to whole blocks.
 
     mountpoint is canonical (`resolve_path`). boot_id is the kernel's at creation: another one now means
-    that a region in RAM without kexec support is gone. options is room for later settings.
+    that a region in RAM without kexec support is gone. options: RESERVE, REPLACES, room for later settings.
     """
 
     name: str

@@ -19,14 +19,13 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError
 from guestmemfs_fuse.linux import hugepages
-from guestmemfs_fuse.metadata.instance_config import InstanceConfig
+from guestmemfs_fuse.metadata.instance_config import RESERVE, InstanceConfig
 from guestmemfs_fuse.region import host_memory, hugetlb_pool
 
-OPTION: Final = "reserve"
 Save = Callable[[InstanceConfig], None]
 
 
@@ -44,12 +43,12 @@ class Reserve:
 
 def wanted(config: InstanceConfig) -> bool:
     """Whether the instance was made with --reserve."""
-    return isinstance(config.options.get(OPTION), Mapping)
+    return isinstance(config.options.get(RESERVE), Mapping)
 
 
 def recorded(config: InstanceConfig) -> Reserve:
     """What the configuration says is ours; a record that makes no sense says nothing is."""
-    raw = config.options.get(OPTION)
+    raw = config.options.get(RESERVE)
     values: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
     pages, floor = values.get("pages", 0), values.get("floor")
     if type(pages) is not int or pages < 0 or not (floor is None or type(floor) is int):
@@ -60,7 +59,7 @@ def recorded(config: InstanceConfig) -> Reserve:
 def with_record(config: InstanceConfig, reserve: Reserve) -> InstanceConfig:
     """The same configuration with another record."""
     values = {"pages": reserve.pages, "floor": reserve.floor}
-    return replace(config, options={**config.options, OPTION: values})
+    return replace(config, options={**config.options, RESERVE: values})
 
 
 def require_possible(config: InstanceConfig) -> None:
