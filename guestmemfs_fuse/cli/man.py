@@ -6,7 +6,10 @@ Called by scripts/stage (make install, make man, make deb) and by the test that 
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
+import sys
 from collections.abc import Iterator
 
 import click
@@ -122,7 +125,7 @@ def _options(command: click.Command, ctx: click.Context) -> Iterator[str]:
 def _text(text: str) -> list[str]:
     r"""Paragraphs of a help text; one that begins with \b is set as it stands."""
     lines: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", _dedented(text)):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         if paragraph.startswith("\b"):
             lines += [".PP", ".nf", *map(_escape, paragraph[1:].strip("\n").split("\n")), ".fi"]
         else:
@@ -137,12 +140,6 @@ def _examples(epilog: str) -> list[str]:
     return [".SH EXAMPLES", ".nf", *(_escape(line.strip()) for line in match[1].rstrip().split("\n")), ".fi"]
 
 
-def _dedented(text: str) -> str:
-    import inspect
-
-    return inspect.cleandoc(text)
-
-
 def _escape(text: str) -> str:
     """Plain text as troff shows it: backslashes, hyphens that are hyphens, and no accidental requests."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
@@ -151,8 +148,6 @@ def _escape(text: str) -> str:
 
 def main(argv: list[str]) -> int:
     """Write all pages into a directory."""
-    import os
-
     os.makedirs(argv[1], exist_ok=True)
     for name, text in pages().items():
         with open(os.path.join(argv[1], name), "w", encoding="utf-8") as file:
@@ -161,6 +156,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main(sys.argv))

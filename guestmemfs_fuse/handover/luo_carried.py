@@ -10,7 +10,6 @@ Called by cli/carried.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -20,8 +19,6 @@ from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.handover import fdnames, luo, luo_unpack
 from guestmemfs_fuse.metadata.instance_config import Paths, current_boot_id
 from guestmemfs_fuse.region import memfd
-
-log = logging.getLogger("guestmemfs")
 
 Fds = Mapping[str, Sequence[int]]
 

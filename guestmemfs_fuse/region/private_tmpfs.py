@@ -6,13 +6,10 @@ Called by region/tmpfs.py (attaches it in the state directory) and region/memfd.
 from __future__ import annotations
 
 import errno
-from typing import Final
 
 from guestmemfs_fuse.core.errors import OutOfMemoryError, UnsupportedError
 from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory
-
-HUGE_PAGE_BYTES: Final = 2 << 20
 
 
 def new(region_bytes: int, mount_bytes: int, numa_node: int | None) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 
 from .inside_instances import COMMAND, MIB, STATE, ask, extents, kill_daemon, lose, mount, run, sized, use
 
-BLOCK = 2 * MIB
 REGION = STATE / "huge/region/region"
 
 

@@ -92,11 +92,6 @@ class FakeKernel:
 Handler = Callable[[RequestHeader, bytes], Awaitable[bytes]]
 
 
-async def nothing(header: RequestHeader, body: bytes) -> bytes:
-    """Answer success without a body."""
-    return b""
-
-
 @dataclass
 class FakeLibfuse:
     """Answers INIT as libfuse does, and everything else by handlers, or success without a body."""

@@ -29,10 +29,6 @@ if handover.await_go():
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def command(directory: Path, how: str) -> list[str]:
-    return [sys.executable, "-c", CODE, str(directory / "out"), how]
-
-
 def memfd(text: bytes) -> int:
     fd = os.memfd_create("content")
     os.write(fd, text)

@@ -38,8 +38,6 @@ class Step:
 Fault = Callable[[Step, When], None]
 """Raises Crash or OSError, or does nothing."""
 
-Effect = Callable[[], None]
-
 
 def no_fault(step: Step, when: When) -> None:
     """All goes well."""

@@ -16,7 +16,6 @@ UTIME_OMIT = (1 << 30) - 2
 
 
 exists = os.path.lexists
-stat_ = os.stat
 lstat = os.lstat
 fstat = os.fstat
 
