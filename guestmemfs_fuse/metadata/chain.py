@@ -58,12 +58,22 @@ class Report:
         return tuple(said)
 
 
+@dataclass(frozen=True, slots=True)
+class LastFrame:
+    """Where the last transaction that was read stands: segment (its first sequence), byte and checksum."""
+
+    segment: int
+    at: int
+    checksum: int
+
+
 @dataclass(slots=True)
 class Chain:
     """What reading yields: the state, and where writing would go on.
 
     sequence: of the last transaction in `state`; end_bytes: where the last good frame of the segment
-    `last_segment` (its first sequence) ends; the byte counts are sizes of files.
+    `last_segment` (its first sequence) ends; last_frame: None when no frame was read; the byte counts are
+    sizes of files.
     """
 
     state: State
@@ -75,7 +85,7 @@ class Chain:
     end_bytes: int = 0
     sealed_bytes: int = 0
     sealed_segments: int = 0
-    checksum: int | None = None
+    last_frame: LastFrame | None = None
 
 
 def read(files: Files, region_uuid: UUID, *, sealed_only: bool = False, lenient: bool = False) -> Chain:
@@ -132,7 +142,7 @@ def _read_once(files: Files, region_uuid: UUID, *, sealed_only: bool, lenient: b
 def _replay(files: Files, region_uuid: UUID, start: Chain, *, sealed_only: bool) -> Chain:
     """Apply to `start.state` what the segments hold behind it."""
     chain = replace(start, sealed_bytes=0, sealed_segments=0)
-    known = start.sequence if start.checksum is not None else start.sequence + 1
+    known = start.sequence if start.last_frame is not None else start.sequence + 1
     needed = _segments_behind(journal.segments(files), known, files)
     expected = needed[0]
     for first in needed:
@@ -143,6 +153,8 @@ def _replay(files: Files, region_uuid: UUID, start: Chain, *, sealed_only: bool)
         if sealed_only and first == needed[-1]:
             break
         reader = journal.SegmentReader(files, first, region_uuid)
+        if start.last_frame is not None and start.last_frame.segment == first:
+            reader.frames.go_on_behind(start.last_frame.at, start.sequence, start.last_frame.checksum)
         replayed = _replay_segment(reader, chain, start)
         expected = reader.frames.next_sequence
         sealed = first != needed[-1]
@@ -150,7 +162,8 @@ def _replay(files: Files, region_uuid: UUID, start: Chain, *, sealed_only: bool)
         chain.last_segment, chain.end_bytes = first, reader.frames.end
         chain.sealed_bytes += reader.size_bytes if sealed else 0
         chain.sealed_segments += 1 if sealed else 0
-        chain.checksum = reader.frames.checksum or chain.checksum
+        if reader.frames.at:
+            chain.last_frame = LastFrame(first, reader.frames.at, reader.frames.checksum)
     if expected <= start.sequence:
         raise CorruptMetadataError(
             f"{journal.segment_name(needed[-1])} ends with transaction {expected - 1}, "
@@ -170,7 +183,8 @@ def _segments_behind(firsts: list[int], sequence: int, files: Files) -> list[int
 def _replay_segment(reader: journal.SegmentReader, chain: Chain, start: Chain) -> int:
     """Apply the segment's transactions behind `start`; returns how many."""
     before = chain.sequence
-    for sequence, transaction in reader.transactions(after=start.sequence, checksum=start.checksum):
+    checksum = None if start.last_frame is None else start.last_frame.checksum
+    for sequence, transaction in reader.transactions(after=start.sequence, checksum=checksum):
         try:
             evolve.apply(chain.state, transaction)
         except MISFITS as error:

@@ -137,21 +137,30 @@ class FrameReader:
     """Iterates over the frames behind a file's header: (sequence, payload).
 
     data: the whole file; first_sequence: what the first frame must be numbered; name: for messages.
-    `ending` says afterwards how the file ended; `end` where its last good frame did, `next_sequence` what
-    would follow it and `checksum` its checksum (0 before the first).
+    `ending` says afterwards how the file ended; `at` and `end` where its last good frame began and ended,
+    `next_sequence` what would follow it and `checksum` its checksum (both 0 before the first).
     Raises CorruptMetadataError (damage, or a frame out of order), never another exception.
     """
 
-    __slots__ = ("_data", "_name", "_seed", "checksum", "end", "ending", "next_sequence")
+    __slots__ = ("_data", "_name", "_seed", "at", "checksum", "end", "ending", "next_sequence")
 
     def __init__(self, data: bytes, first_sequence: int, name: str) -> None:
         self._data = memoryview(data)
         self._seed = seed_of(data)
         self._name = name
         self.next_sequence = first_sequence
-        self.checksum = 0
+        self.at = self.checksum = 0
         self.end = HEADER_BYTES
         self.ending: Ending | None = None
+
+    def go_on_behind(self, at: int, sequence: int, checksum: int) -> None:
+        """Begin behind the frame that was read at byte `at` before; at the start, if it is not there now."""
+        if _defect(self._data, at, self._seed) is not None:
+            return
+        length, found_checksum, found_sequence = _FRAME.unpack_from(self._data, at)
+        if (found_sequence, found_checksum) == (sequence, checksum):
+            self.at, self.end = at, at + FRAME_HEADER_BYTES + length
+            self.next_sequence, self.checksum = sequence + 1, checksum
 
     def __iter__(self) -> Iterator[tuple[int, memoryview]]:
         data, seed, name = self._data, self._seed, self._name
@@ -166,9 +175,10 @@ class FrameReader:
                 raise CorruptMetadataError(
                     f"{name} has transaction {sequence} at byte {at} where {expected} belongs"
                 )
-            payload, at = data[at + FRAME_HEADER_BYTES :][:length], at + FRAME_HEADER_BYTES + length
+            payload = data[at + FRAME_HEADER_BYTES :][:length]
             expected += 1
-            self.end, self.next_sequence, self.checksum = at, expected, checksum
+            self.at, self.next_sequence, self.checksum = at, expected, checksum
+            self.end = at = at + FRAME_HEADER_BYTES + length
             yield sequence, payload
         self.ending = Clean()
 

@@ -9,7 +9,7 @@ import pytest
 from guestmemfs_fuse.core.errors import (
     MetadataWriteError,
 )
-from guestmemfs_fuse.metadata import chain, compact, journal, snapshot, store
+from guestmemfs_fuse.metadata import chain, compact, framing, journal, snapshot, store
 from guestmemfs_fuse.metadata.store import Durability, Store
 from tests.unit.metadata.memory_files import MemoryFiles, When
 from tests.unit.metadata.stores import DONE, DUMPS, append, check, created, opened
@@ -59,6 +59,27 @@ def test_a_view_read_while_the_store_is_written_catches_up() -> None:
     assert again.store.journal_bytes == made.journal_bytes
     append(again.store, 30, 31)
     check(files, 31)
+
+
+def test_what_a_view_has_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what callers wait for in a restart."""
+    files = MemoryFiles()
+    made = created(files)
+    append(made, 0, 10)
+    made.rotate()
+    append(made, 10, 20)
+    warm = store.read_only_view(files, REGION)
+    append(made, 20, 22)
+    looked_at: list[int] = []
+    look = framing._defect
+
+    def counted(data: memoryview, at: int, seed: int) -> str | None:
+        looked_at.append(at)
+        return look(data, at, seed)
+
+    monkeypatch.setattr(framing, "_defect", counted)
+    assert dump_of(Store.open(files, REGION, warm=warm).state) == DUMPS[22]
+    assert len(looked_at) == 3  # the last one that was read, and two new ones
 
 
 def test_a_view_whose_segments_were_folded_meanwhile_is_read_anew() -> None:
