@@ -24,7 +24,13 @@ from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.cli.sizes import exact_size, size_text
 from guestmemfs_fuse.cli.wishes import Host, Wishes, hides, made_anew, new_config, require_same
-from guestmemfs_fuse.core.errors import DaemonError, InstanceBusyError, MetadataError, UsageError
+from guestmemfs_fuse.core.errors import (
+    DaemonError,
+    InstanceBusyError,
+    MetadataError,
+    UnsupportedError,
+    UsageError,
+)
 from guestmemfs_fuse.handover import fdnames, fdstore, launch, passed_claim, pid_file
 from guestmemfs_fuse.linux import hugepages, mount
 from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
@@ -148,13 +154,18 @@ def _find(wishes: Wishes, mountpoint: str) -> Where:
 
 
 def _beside_its_memory(wishes: Wishes, mountpoint: str) -> Wishes:
-    """A dax instance keeps its state on the dax filesystem: there it is found again after a kexec."""
+    """A dax instance keeps its state on the dax filesystem: there it is found again after a kexec.
+
+    Raises UsageError for an instance that is elsewhere already.
+    """
     dax_dir = _dax_dir(wishes)
     if dax_dir is None or wishes.state_dir is not None:
         return wishes
     name = wishes.name
     if name is None:
         name = _name_beside(dax_dir, mountpoint) or _name_of(mountpoint)
+    if (registered := _load(registry.state_dir_of(name))) is not None:
+        require_same(registered, wishes, dax_dir)
     return replace(wishes, name=name, state_dir=os.path.join(dax_dir, name))
 
 
@@ -250,6 +261,11 @@ def _settle(where: Where, wishes: Wishes, host: Host) -> InstanceConfig:
         again = made_anew(stored, wishes)
         config = new_config(again, where.name, where.mountpoint, dax_dir or again.dax_dir, host)
     _require_pages(config)
+    if config.kind == "memfd" and wishes.foreground and not fdstore.Notifier.from_environment().present:
+        raise UnsupportedError(
+            "a memfd region needs somebody who keeps its memory: a holder, or systemd",
+            hint="mount without --foreground",
+        )
     if wishes.size_bytes is not None and config.size_bytes != wishes.size_bytes:
         block = exact_size(config.block_bytes)
         say(f"note: the size was rounded up to whole blocks of {block}: {exact_size(config.size_bytes)}")
@@ -312,10 +328,10 @@ def _start(where: Where, config: InstanceConfig, claim: Claim, wishes: Wishes) -
     if stored is not None and is_new_region:
         choose.destroy_region(stored, paths)  # what is left beside the memory, so that nothing old is found
         stored = _given_back(paths)
-    if config != stored:
-        config.save(paths.state_dir)
     argv = launch.daemon_argv(paths.state_dir)
     try:
+        if config != stored:
+            config.save(paths.state_dir)
         if is_new_region and hugetlb_reserve.wanted(config):
             with progress.watched("reserving huge pages", _pool_growth(config), "bytes"):
                 config = hugetlb_reserve.take(config, lambda changed: changed.save(paths.state_dir))
@@ -325,7 +341,8 @@ def _start(where: Where, config: InstanceConfig, claim: Claim, wishes: Wishes) -
             os.execv(argv[0], argv)
         launch.start_daemon(paths.state_dir, argv, meanwhile=_import_client)
     except BaseException as error:
-        _undo(config, stored, paths, is_new_region)
+        if os.path.exists(paths.config):
+            _undo(config, stored, paths, is_new_region)
         if stored is None and isinstance(error, DaemonError):
             error.hint = "`guestmemfs --debug mount ...` shows the daemon's last words"  # its log goes now
         raise

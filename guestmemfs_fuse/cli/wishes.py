@@ -142,6 +142,7 @@ def require_same(stored: InstanceConfig, wishes: Wishes, dax_dir: str | None) ->
         ("--numa-node", wishes.numa_node, stored.numa_node),
         ("--huge", wishes.huge, stored.huge),
     )
+    _check_reserve(stored.kind, wishes)
     for option, wanted, there in compared:
         if wanted is not None and wanted != there:
             has = f"without {option}" if there is None else f"with {option} {_shown(there)}"
@@ -154,10 +155,7 @@ def require_same(stored: InstanceConfig, wishes: Wishes, dax_dir: str | None) ->
 def _check_combination(kind: RegionKind, wishes: Wishes) -> None:
     if wishes.page_bytes == GIGANTIC_PAGE_BYTES and kind != "hugetlb":
         raise UsageError(f"a {kind} region has no 1G pages", hint="use --region hugetlb, or --page-size 2M")
-    if wishes.reserve and kind != "hugetlb":
-        raise UsageError(
-            f"--reserve does not go with --region {kind}", hint="only hugetlb pages come from a pool"
-        )
+    _check_reserve(kind, wishes)
     if wishes.huge is not None and kind not in ("tmpfs", "memfd"):
         raise UsageError(
             f"--huge does not go with --region {kind}",
@@ -173,6 +171,13 @@ def _check_combination(kind: RegionKind, wishes: Wishes) -> None:
     if kind == "dax" and wishes.numa_node is not None:
         raise UsageError(
             "--numa-node does not go with --region dax", hint="its memory is where the filesystem is"
+        )
+
+
+def _check_reserve(kind: RegionKind, wishes: Wishes) -> None:
+    if wishes.reserve and kind != "hugetlb":
+        raise UsageError(
+            f"--reserve does not go with --region {kind}", hint="only hugetlb pages come from a pool"
         )
 
 

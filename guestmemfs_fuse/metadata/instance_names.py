@@ -12,6 +12,8 @@ import re
 import zlib
 from collections.abc import Collection
 
+from guestmemfs_fuse.core.errors import UsageError
+
 # 64 bytes with the final NUL is also what a live update session name may have (uapi linux/liveupdate.h).
 _MAX_NAME = 63
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.:+-]{0,62}")
@@ -49,8 +51,11 @@ def resolve_path(path: str, stop_at: Collection[str] = ()) -> str:
     """Absolute path without symlinks, '.' and '..', made with readlink(2) only; need not exist.
 
     Resolution ends at the first prefix in stop_at: what follows is appended as it stands, so nothing
-    below a mountpoint of ours is looked up.
+    below a mountpoint of ours is looked up. Raises UsageError for an empty path, which is somebody's unset
+    variable and not the working directory.
     """
+    if not path:
+        raise UsageError("an empty path was given")
     # abspath() would fold 'link/..' before the link is read.
     absolute = path if path.startswith("/") else os.path.join(os.getcwd(), path)
     todo = _parts(absolute)

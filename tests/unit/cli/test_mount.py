@@ -178,6 +178,28 @@ def test_a_later_mount_needs_no_options(run: Run, stored: Instance, fake_host: F
     assert fake_host.started == [stored.config]
 
 
+def test_regression_an_interrupt_while_the_configuration_is_written_leaves_nothing(
+    run: Run, mountpoint: str, fake_host: FakeHost, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = InstanceConfig.save
+
+    def interrupted(config: InstanceConfig, state_dir: str) -> None:
+        save(config, state_dir)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InstanceConfig, "save", interrupted)
+    assert run("mount", mountpoint, "--size", "4M").exit_code == 130
+    assert os.listdir(run_dir) == []
+
+
+def test_regression_a_dax_directory_for_an_instance_that_is_elsewhere_is_named(
+    run: Run, stored: Instance, fake_host: FakeHost, tmp_path: Path
+) -> None:
+    done = run("mount", stored.config.mountpoint, "--dax-dir", str(tmp_path))
+    assert done.exit_code == ExitCode.USAGE
+    assert "exists without --dax-dir" in done.stderr
+
+
 @pytest.mark.parametrize("seen", [STOPPED, SERVING], ids=["stopped", "serving"])
 def test_a_later_mount_with_other_options_says_what_is_there(
     seen: sight.Sight, run: Run, stored: Instance, see: See, fake_host: FakeHost
@@ -351,6 +373,14 @@ def test_in_the_foreground_we_become_the_daemon(
     run("mount", stored.config.mountpoint, "--foreground")
     assert executed == [launch.daemon_argv(stored.paths.state_dir)]
     assert fake_host.started == []
+
+
+def test_regression_memory_that_nobody_would_keep_is_refused_before_anything_is_made(
+    run: Run, mountpoint: str, executed: list[list[str]], fake_host: FakeHost, run_dir: Path
+) -> None:
+    done = run("mount", mountpoint, "--size", "4M", "--region", "memfd", "--foreground")
+    assert (done.exit_code, executed) == (ExitCode.UNSUPPORTED, [])
+    assert not run_dir.exists()
 
 
 def test_a_connection_from_systemd_is_served_on_not_detached(

@@ -75,6 +75,7 @@ def test_more_than_the_node_has_is_refused() -> None:
         ({"kind": "memfd"}, "exists with --region tmpfs, not memfd"),
         ({"page_bytes": GIB}, "exists with --page-size 2M, not 1G"),
         ({"numa_node": 0}, "exists without --numa-node, not 0"),
+        ({"reserve": True}, "--reserve does not go with --region tmpfs"),
     ],
 )
 def test_an_option_that_contradicts_what_is_there_names_it(wishes: dict[str, object], message: str) -> None:

@@ -311,3 +311,11 @@ def test_an_instance_that_is_destroyed_meanwhile_is_not_listed(
 def test_an_unknown_target_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownTargetError, match="no instance nowhere"):
         instance.find("nowhere")
+
+
+def test_regression_an_empty_path_is_not_the_working_directory() -> None:
+    """`mount "$DIR"` without DIR mounted over it."""
+    with pytest.raises(UsageError, match="an empty path"):
+        instance.resolve_path("")
+    with pytest.raises(UsageError, match="an empty path"):
+        instance.find("")
