@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from guestmemfs_fuse.core.state import State
+from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import round_up
 from guestmemfs_fuse.engine import listing, report
 from guestmemfs_fuse.handover.fdstore import Notifier
@@ -64,7 +64,7 @@ def whole_report(offline: Offline) -> dict[str, Any]:
     listed = listing.listing(state)
     if region is None:
         used_bytes = sum(round_up(inode.size_bytes, state.block_bytes) for _path, inode in listed)
-        rows = [_unmeasured(path, inode.ino, inode.size_bytes, inode.pinned) for path, inode in listed]
+        rows = [_unmeasured(path, inode) for path, inode in listed]
         huge = {"bytes": None, "fraction": None}
         return {"region": _figures("memfd", state, used_bytes), "huge": huge, "files": rows}
     rows = report.files(listed, report.devices_of(state, served=False), region)
@@ -89,10 +89,9 @@ def _figures(kind: str, state: State, used_bytes: int) -> dict[str, Any]:
     }
 
 
-def _unmeasured(path: str, ino: int, size_bytes: int, pinned: bool) -> dict[str, Any]:
+def _unmeasured(path: str, inode: Inode) -> dict[str, Any]:
     measured = ("allocated_bytes", "huge_bytes", "huge_fraction", "open_count")
-    row: dict[str, Any] = {"path": path, "ino": ino, "size_bytes": size_bytes, "pinned": pinned}
-    return {**row, **dict.fromkeys(measured), "mapped_by": [], "poisoned": []}
+    return {**report.known(path, inode), **dict.fromkeys(measured), "mapped_by": [], "poisoned": []}
 
 
 def _state(instance: Instance) -> State:

@@ -51,7 +51,7 @@ def _report(found: Finding) -> dict[str, Any]:
 
     instance, words = found.instance, found.seen.last_words
     if found.condition is Condition.SILENT:
-        raise DaemonError("the daemon does not answer", hint=found.advice)
+        raise DaemonError("the daemon does not answer", hint=f"`guestmemfs restart {instance.name}`")
     if found.condition is Condition.LOST:
         raise GuestmemfsError(f"instance {instance.name} has no memory any more", hint=found.advice)
     if found.pong is not None:
@@ -153,8 +153,9 @@ def _coverage(huge: dict[str, Any]) -> str:
 
 def _file(row: dict[str, Any]) -> tuple[str, ...]:
     users = ", ".join(f"{user['comm']}[{user['pid']}]" for user in row["mapped_by"])
+    marks = (" pinned" if row["pinned"] else "") + (" saved" if row["saved_guest"] else "")
     return (
-        (row["path"] or f"(unlinked, inode {row['ino']})") + (" pinned" if row["pinned"] else ""),
+        (row["path"] or f"(unlinked, inode {row['ino']})") + marks,
         size_text(row["size_bytes"]),
         _measured(row["allocated_bytes"], size_text),
         _measured(row["huge_fraction"], "{:.0%}".format),

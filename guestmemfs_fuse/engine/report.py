@@ -141,17 +141,24 @@ def _file(path: str, inode: Inode, region: Region, mapped: list[users.MappedBy],
     except FsError:
         allocated_bytes = huge_bytes = 0  # fsck's business, not a reason to show nothing
     return {
-        "path": path,
-        "ino": inode.ino,
-        "size_bytes": inode.size_bytes,
+        **known(path, inode),
         "allocated_bytes": allocated_bytes,
         "huge_bytes": huge_bytes,
         "huge_fraction": _fraction(huge_bytes, allocated_bytes),
         "open_count": open_count,
         "mapped_by": [asdict(user) for user in mapped],
+    }
+
+
+def known(path: str, inode: Inode) -> Report:
+    """What is to say of a file without measuring anything."""
+    return {
+        "path": path,
+        "ino": inode.ino,
+        "nlink": inode.nlink,
+        "size_bytes": inode.size_bytes,
         "pinned": inode.pinned,
         "saved_guest": os.fsdecode(inode.mark) or None,
-        "nlink": inode.nlink,
     }
 
 

@@ -228,10 +228,12 @@ def test_a_killed_daemon_costs_nothing(any_instance: Instance) -> None:
 def test_a_stopped_memfd_region_is_with_its_holder(guestmemfs: Guestmemfs) -> None:
     instance = guestmemfs.mount("gm", "--region", "memfd")
     path = _make(instance.mountpoint / "vm1", 4 * MIB)
-    holder = instance.status()["holder_pid"]
+    served = instance.status()
+    holder = served["holder_pid"]
     instance.umount()
     status = instance.status()
     assert (status["state"], status["holder_pid"]) == ("stopped", holder)
+    assert status["files"][0].keys() == served["files"][0].keys()
     assert status["region"]["used_bytes"] == 4 * MIB
     assert status["huge"] == {"bytes": None, "fraction": None}
     assert guestmemfs.run("map", path, check=False).returncode == ExitCode.FAILED
