@@ -47,7 +47,7 @@ def uses_of_files(devices: Iterable[users.Dev]) -> list[Use]:
 def uses_of_mount(entry: mountinfo.MountEntry) -> list[Use]:
     """The same for a mount, and who works in a directory of it, and what is mounted inside."""
     found = uses_of_files([entry.dev])
-    known = {use.pid for use in found}
+    known = {use.pid for use in found} | {os.getpid()}  # whoever called us from there is named
     for pid in users.pids():
         if pid not in known and (what := _stands_in(pid, entry.mountpoint)) is not None:
             found.append(Use(pid, users.comm_of(pid), what))

@@ -46,7 +46,7 @@ def check(target: str, *, repair: bool) -> Report:
     if found.condition in (Condition.SERVING, Condition.FROZEN):
         return _online(instance, repair=repair)
     if found.condition in (Condition.SILENT, Condition.RESTARTING):
-        raise DaemonError("the daemon does not answer", hint=found.advice)
+        raise DaemonError("the daemon does not answer", hint=f"`guestmemfs restart {instance.name}`")
     if found.condition is Condition.LOST:
         raise GuestmemfsError(f"instance {instance.name} has no memory any more", hint=found.advice)
     with progress.bar("checking") as tick:

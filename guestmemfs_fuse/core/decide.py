@@ -62,5 +62,5 @@ def decide(command: cmd.Command, state: State, now_ns: int) -> tuple[Record, ...
     Raises an FsError (BusyFsError for every modification of a frozen instance).
     """
     if state.frozen and not isinstance(command, _EVEN_WHEN_FROZEN):
-        raise BusyFsError("the instance is frozen", hint="guestmemfs thaw gives it back")
+        raise BusyFsError("the instance is frozen", hint="`guestmemfs thaw` allows modifications")
     return _RULES[type(command)](command, state, now_ns)

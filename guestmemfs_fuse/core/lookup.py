@@ -65,7 +65,7 @@ def file_of(state: State, ino: Ino) -> Inode:
 
 def require_unpinned(inode: Inode) -> None:
     if inode.pinned:
-        raise err.BusyFsError("the file is pinned", hint="guestmemfs unpin gives it back")
+        raise err.BusyFsError("the file is pinned", hint="`guestmemfs unpin` allows that")
     if inode.mark:
         raise err.BusyFsError("the file holds a saved guest", hint="guestmemfs vm restore, or vm discard")
 

@@ -54,5 +54,11 @@ def parse(text: str) -> LastWords:
     return words
 
 
+def last_line(text: str) -> str:
+    """The last line that says something. Exception groups are drawn: with a frame, and a rule below it."""
+    said = (line.strip(" |+-") for line in reversed(text.split("\n")))
+    return next(filter(None, said), "")
+
+
 def _line(text: str) -> str:
     return " ".join(text.split("\n"))

@@ -20,7 +20,7 @@ from typing import NoReturn
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
 from guestmemfs_fuse.core.rebuild import rebuild_error
 from guestmemfs_fuse.handover import pid_file
-from guestmemfs_fuse.handover.last_words import LastWords, parse
+from guestmemfs_fuse.handover.last_words import LastWords, last_line, parse
 from guestmemfs_fuse.handover.pid_file import PidFile
 from guestmemfs_fuse.handover.restart_policy import ABORT_GRACE_S
 from guestmemfs_fuse.handover.short_path import short_path
@@ -253,7 +253,7 @@ class _Start:
         if words.class_name:
             error = rebuild_error(words.class_name, words.message, words.hint or None)
         else:
-            last = words.tail.rstrip().rpartition("\n")[2]
+            last = last_line(words.tail)
             message = f"{words.reason}: {last}" if last else words.reason
             error = DaemonError(message, hint=self._hint())
         if words.tail:

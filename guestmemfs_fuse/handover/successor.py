@@ -30,6 +30,7 @@ import trio
 
 from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.handover import fdnames
+from guestmemfs_fuse.handover.last_words import last_line
 from guestmemfs_fuse.handover.spawn import spawn
 
 _WARM = b"W"
@@ -142,7 +143,7 @@ class Successor:
     def _failure(self, how: str) -> DaemonError:
         tail = os.pread(self._stderr_fd, _TAIL_BYTES, max(0, os.fstat(self._stderr_fd).st_size - _TAIL_BYTES))
         text = tail.decode(errors="replace").strip()
-        last = text.rpartition("\n")[2]
+        last = last_line(text)
         error = DaemonError(
             f"the new daemon {how}" + (f": {last}" if last else ""), hint="the old one goes on serving"
         )

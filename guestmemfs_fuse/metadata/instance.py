@@ -79,7 +79,10 @@ def _home(name: str) -> str:
 def state_dir_of(name: str) -> str:
     """The state directory of NAME, symlink followed; it need not exist. Raises UsageError on a bad name."""
     if not valid_name(name):
-        raise UsageError(f"{name!r} is no instance name", hint="use letters, digits and _ . : + -")
+        raise UsageError(
+            f"{name!r} is no instance name",
+            hint="1 to 63 letters, digits and _ . : + -, not beginning with . : or -",
+        )
     return resolve_path(_home(name))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmemfs_fuse.core.errors import GuestmemfsError, UsageError
+from guestmemfs_fuse.linux.probe import describe
 from guestmemfs_fuse.vm import inspect, migration, process
 from guestmemfs_fuse.vm.errors import MonitorError, SaveError
 from guestmemfs_fuse.vm.marks import Marks, NoMarks
@@ -84,7 +85,8 @@ async def save(
         try:
             saved = await _save(monitor, state_path, qmp_path, plan, marks, timeout_s, watch)
         except (GuestmemfsError, OSError) as error:
-            raise SaveError(f"not saved: {error}; {await _whereabouts(monitor)}") from error
+            reason = describe(error) if isinstance(error, OSError) else error
+            raise SaveError(f"not saved: {reason}; {await _whereabouts(monitor)}") from error
         with watch.step("quit"):
             was_killed = await _quit(monitor, pidfd)
     return SaveReport(state_path, saved, watch.steps, plan.warnings, was_killed)

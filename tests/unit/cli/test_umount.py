@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,12 +136,16 @@ def test_other_errors_of_the_kernel_come_through(
     assert (done.exit_code, done.stderr) == (1, "error: /mnt/guests: Operation not permitted\n")
 
 
-def test_a_process_that_stands_in_the_mount_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_process_that_stands_in_the_mount_is_found_but_not_ourselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mountinfo, "read_mounts", lambda pid="self": [])
-    (use,) = busy.uses_of_mount(a_mount(str(tmp_path)))
-    assert (use.pid, use.what) == (os.getpid(), "works in it")
-    assert busy.uses_of_mount(a_mount(f"{tmp_path}x")) == []
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        (use,) = busy.uses_of_mount(a_mount(str(tmp_path)))
+        assert (use.pid, use.what) == (other.pid, "works in it")
+        assert busy.uses_of_mount(a_mount(f"{tmp_path}x")) == []
+        other.communicate()
 
 
 def test_long_lists_of_users_are_cut() -> None:

@@ -80,6 +80,15 @@ def test_any_text_can_be_read_as_last_words(text: str) -> None:
     last_words.parse(text)
 
 
+def test_regression_the_last_line_is_none_of_a_drawn_frame() -> None:
+    drawn = (
+        "  +-+---- 1 ----\n    | Traceback (most recent call last):\n    | OSError: no\n    +------------\n"
+    )
+    assert last_words.last_line(drawn) == "OSError: no"
+    assert last_words.last_line("ImportError: x\n\n") == "ImportError: x"
+    assert last_words.last_line("") == ""
+
+
 # -- the log ---------------------------------------------------------------------------------------------
 
 
