@@ -53,6 +53,7 @@ _PATCHES: Final[tuple[Callable[[bytearray], object], ...]] = (
     lambda message: wire.patch_open(message, BackingId(1)),
     lambda message: wire.patch_create(message, None),
     lambda message: wire.stamp(message, 7),
+    wire.leave_now_to_us,
 )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "scale.py"
+from tests.unit.script import loaded
+
 SMALL = {
     "FILES": 2_000,
     "STEPS": (600, 2_000),
@@ -22,11 +20,7 @@ SMALL = {
 
 @pytest.fixture
 def scale(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "scale", module)
-    spec.loader.exec_module(module)
+    module = loaded("scale", monkeypatch)
     for name, value in SMALL.items():
         monkeypatch.setattr(module, name, value)
     return module

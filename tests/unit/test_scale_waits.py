@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +10,7 @@ from types import ModuleType
 import pytest
 
 from guestmemfs_fuse.bench.rig import CommandFailedError
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "scale_waits.py"
+from tests.unit.script import loaded
 
 
 class FakeBench:
@@ -32,12 +29,7 @@ class FakeBench:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale_waits", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "scale_waits", module)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("scale_waits", monkeypatch)
 
 
 def test_a_line_has_the_least_and_the_median_of_the_rounds(

@@ -141,20 +141,20 @@ class FakeLibfuse:
 
 @dataclass
 class Attributes:
-    st_ino: int = 55
+    st_ino: int = 7
     generation: int = 0
-    entry_timeout: float = 0
-    attr_timeout: float = 0
+    entry_timeout: float = 300
+    attr_timeout: float = 0.25
     st_mode: int = 0o100600
     st_nlink: int = 0
-    st_uid: int = 0
-    st_gid: int = 0
+    st_uid: int = 1000
+    st_gid: int = 100
     st_rdev: int = 0
-    st_size: int = 0
-    st_blksize: int = 4096
-    st_blocks: int = 0
-    st_atime_ns: int = 0
-    st_mtime_ns: int = 0
+    st_size: int = 1 << 40
+    st_blksize: int = 1 << 21
+    st_blocks: int = 4096
+    st_atime_ns: int = 1_500_000_000
+    st_mtime_ns: int = -1
     st_ctime_ns: int = 0
 
 
@@ -199,7 +199,7 @@ class FakeHooks:
     async def tmpfile(self, request: Request, mode: int, flags: int, umask: int) -> TmpfileReply:
         self.calls.append(("tmpfile", request, mode, flags, umask))
         await self._work()
-        return TmpfileReply(Attributes(), 66)
+        return TmpfileReply(Attributes(st_ino=55), 66)
 
 
 Scene = Callable[["Session"], Awaitable[None]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,30 +9,12 @@ from hypothesis import strategies as st
 from guestmemfs_fuse.fuse import abi, wire
 from guestmemfs_fuse.fuse.abi import Opcode, OpenFlag, SetAttr
 from guestmemfs_fuse.fuse.wire import WireError
+from tests.unit.fuse.fake_session import Attributes
 
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
 UNCACHED = OpenFlag.DIRECT_IO | OpenFlag.NOFLUSH
 BACKING_IDS = st.none() | st.integers(1, 2**31 - 1)
-
-
-@dataclass
-class Attributes:
-    st_ino: int = 7
-    generation: int = 0
-    entry_timeout: float = 300
-    attr_timeout: float = 0.25
-    st_mode: int = 0o100600
-    st_nlink: int = 0
-    st_uid: int = 1000
-    st_gid: int = 100
-    st_rdev: int = 0
-    st_size: int = 1 << 40
-    st_blksize: int = 1 << 21
-    st_blocks: int = 4096
-    st_atime_ns: int = 1_500_000_000
-    st_mtime_ns: int = -1
-    st_ctime_ns: int = 0
 
 
 def request(opcode: int, body: bytes = b"", unique: int = 2, nodeid: int = 1, pid: int = 4711) -> bytes:
@@ -44,34 +24,6 @@ def request(opcode: int, body: bytes = b"", unique: int = 2, nodeid: int = 1, pi
 
 def reply(body: bytes = b"", unique: int = 2, error: int = 0) -> bytes:
     return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), error, unique) + body
-
-
-PARSERS = [
-    wire.request_header,
-    wire.reply_header,
-    wire.fallocate_request,
-    wire.lseek_request,
-    wire.tmpfile_request,
-    wire.interrupted_unique,
-    wire.forgotten_nodeids,
-    wire.name_of,
-    wire.rename_request,
-    wire.is_user_attribute,
-    wire.created_nodeid,
-    lambda message: wire.stamp(bytearray(message), 1),
-    lambda message: wire.leave_now_to_us(bytearray(message)),
-    lambda message: wire.patch_open(bytearray(message), 1),
-    lambda message: wire.patch_create(bytearray(message), None),
-]
-
-
-@pytest.mark.parametrize("parse", PARSERS)
-@given(message=st.binary(max_size=200))
-def test_any_bytes_parse_or_raise_wire_error(parse, message: bytes) -> None:  # type: ignore[no-untyped-def]
-    try:
-        parse(message)
-    except WireError:
-        pass
 
 
 @given(opcode=U32, body=st.binary(max_size=64))

@@ -1,7 +1,8 @@
-"""A kernel with a live update orchestrator, as far as our files can tell: sessions, files by token, a kexec.
+"""A kernel with a live update orchestrator, as far as our files can tell, and an fd store beside it.
 
-Behaves as kernel/liveupdate does (Linux 7.x): one opener of the device, no session twice, no file from a
-session that is finished. `fail_at` makes the nth call fail.
+The kernel has sessions, files by token and a kexec. It behaves as kernel/liveupdate does (Linux 7.x): one
+opener of the device, no session twice, no file from a session that is finished. `fail_at` makes the nth call
+fail.
 """
 
 from __future__ import annotations
@@ -88,3 +89,27 @@ def _is_open(fd: int, ino: int) -> bool:
         return os.fstat(fd).st_ino == ino
     except OSError:
         return False
+
+
+class FakeStore:
+    """The fd store: copies of descriptors, by name."""
+
+    present = True
+
+    def __init__(self) -> None:
+        self.fds: dict[str, list[int]] = {}
+
+    def store(self, name: str, *fds: int) -> None:
+        self.remove(name)
+        self.fds[name] = [os.dup(fd) for fd in fds]
+
+    def remove(self, name: str) -> None:
+        for fd in self.fds.pop(name, []):
+            os.close(fd)
+
+    def barrier(self) -> None:
+        pass
+
+    def received(self) -> dict[str, list[int]]:
+        """What the next process gets."""
+        return {name: [os.dup(fd) for fd in fds] for name, fds in self.fds.items()}

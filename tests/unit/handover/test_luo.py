@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -37,33 +36,9 @@ from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region import memfd
 from tests.unit.cli.fakes import a_config
 from tests.unit.engine.fakes import BLOCK, Bench, MemoryRegion
-from tests.unit.handover.fake_luo import FakeLuo
+from tests.unit.handover.fake_luo import FakeLuo, FakeStore
 
 SIZES = (3 * BLOCK, 0, 5000)
-
-
-class FakeStore:
-    """The fd store: copies of descriptors, by name."""
-
-    present = True
-
-    def __init__(self) -> None:
-        self.fds: dict[str, list[int]] = {}
-
-    def store(self, name: str, *fds: int) -> None:
-        self.remove(name)
-        self.fds[name] = [os.dup(fd) for fd in fds]
-
-    def remove(self, name: str) -> None:
-        for fd in self.fds.pop(name, []):
-            os.close(fd)
-
-    def barrier(self) -> None:
-        pass
-
-    def received(self) -> dict[str, list[int]]:
-        """What the next process gets."""
-        return {name: [os.dup(fd) for fd in fds] for name, fds in self.fds.items()}
 
 
 class Old:
@@ -113,14 +88,6 @@ def new_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setattr(luo_retrieve.memfd, "create", create)
     (tmp_path / "new").mkdir()
     return Paths(str(tmp_path / "new"))
-
-
-@pytest.fixture
-def store() -> Iterator[FakeStore]:
-    made = FakeStore()
-    yield made
-    for name in list(made.fds):
-        made.remove(name)
 
 
 def retrieve(kernel: FakeLuo, store: FakeStore, paths: Paths, name: str = "guests") -> None:

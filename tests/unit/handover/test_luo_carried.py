@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from guestmemfs_fuse.handover.luo_preserve import Preservation
 from guestmemfs_fuse.metadata import instance
 from guestmemfs_fuse.metadata.instance_config import Paths
 from guestmemfs_fuse.region import memfd
-from tests.unit.handover.fake_luo import FakeLuo
-from tests.unit.handover.test_luo import FakeStore, Old, assert_all_there
+from tests.unit.handover.fake_luo import FakeLuo, FakeStore
+from tests.unit.handover.test_luo import Old, assert_all_there
 
 Fds = dict[str, list[int]]
 
@@ -31,14 +31,6 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Old:
     """An instance whose descriptors systemd keeps."""
     monkeypatch.setattr(luo_preserve, "holder_pid", lambda _: None)
     return Old(tmp_path / "old")
-
-
-@pytest.fixture
-def store() -> Iterator[FakeStore]:
-    made = FakeStore()
-    yield made
-    for name in list(made.fds):
-        made.remove(name)
 
 
 @pytest.fixture
