@@ -7,6 +7,7 @@ the old and the new QEMU of a live update append to, so the log is the guest's o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -18,6 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from guestmemfs_fuse.vm.monitor import connect
+from guestmemfs_fuse.vm.save import SaveReport, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QEMU = "qemu-system-x86_64"
@@ -158,6 +162,15 @@ class Guest:
         if self._child is not None:
             self._child.wait()
 
+    def save(self, state_path: Path) -> SaveReport:
+        """`vm save`, in this process. Raises what vm/save raises."""
+
+        async def talk() -> SaveReport:
+            async with connect(self.qmp_path) as monitor:
+                return await save(monitor, state_path, qmp_path=self.qmp_path)
+
+        return asyncio.run(talk())
+
     # -- what it says --------------------------------------------------------------------------------
 
     def counts(self) -> list[int]:
@@ -184,6 +197,14 @@ class Guest:
     def complaints(self) -> list[str]:
         """Lines in which it says that its RAM is not what it should be, or that its kernel is unwell."""
         return re.findall(r"^(?:broken:.*|.*Kernel panic.*|.*Oops.*|.*BUG:.*)$", self._complete_lines(), re.M)
+
+    def assert_unharmed(self) -> None:
+        """It counts on, has counted without a gap since it booted, and its RAM is what it was."""
+        self.wait_progress(3)
+        counts = self.counts()
+        assert counts == list(range(1, len(counts) + 1))
+        assert self.complaints() == []
+        assert self.pattern_now() == self.pattern_at_boot()
 
     def pattern_at_boot(self) -> str:
         """Checksum of the random pattern in its RAM, as it computed it before its first count."""

@@ -13,9 +13,7 @@ import pytest
 
 from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.vm.errors import NotPreservableError, RestoreError, SaveError
-from guestmemfs_fuse.vm.monitor import connect
 from guestmemfs_fuse.vm.restore import restore
-from guestmemfs_fuse.vm.save import SaveReport, save
 from tests.cli import Guestmemfs, Instance
 from tests.guest.measure import checksum, mapping_of, uncached_stat, write_pattern
 from tests.guest.rig import BootFiles, Guest, wait_until
@@ -52,26 +50,9 @@ def guest(host: Instance, new_guest: Callable[[Path], Guest]) -> Guest:
     return started
 
 
-def run_save(guest: Guest, state_path: Path) -> SaveReport:
-    async def talk() -> SaveReport:
-        async with connect(guest.qmp_path) as monitor:
-            return await save(monitor, state_path, qmp_path=guest.qmp_path)
-
-    return asyncio.run(talk())
-
-
 def run_restore(guest: Guest, state_path: Path, command: list[str] | None = None) -> None:
     report = asyncio.run(restore(state_path, command=command))
     guest.adopt(report.pid, report.child)
-
-
-def assert_unharmed(guest: Guest) -> None:
-    """It counts on, has counted without a gap since it booted, and its RAM is what it was."""
-    guest.wait_progress(3)
-    counts = guest.counts()
-    assert counts == list(range(1, len(counts) + 1))
-    assert guest.complaints() == []
-    assert guest.pattern_now() == guest.pattern_at_boot()
 
 
 def wait_serving(host: Instance, generation: int) -> None:
@@ -91,7 +72,7 @@ def test_a_guest_does_not_notice_that_the_daemon_is_killed(host: Instance, guest
         guest.wait_progress(3)
     assert size_bytes == GUEST_MIB << 20
     assert watch.looks > 0 and watch.absences == 0
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_guest_does_not_notice_that_the_daemon_is_replaced(host: Instance, guest: Guest) -> None:
@@ -103,7 +84,7 @@ def test_a_guest_does_not_notice_that_the_daemon_is_replaced(host: Instance, gue
     assert after["generation"] == before["generation"] + 1
     assert after["daemon_pid"] != before["daemon_pid"]
     assert watch.looks > 0 and watch.absences == 0
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_guest_outlives_holder_and_daemon_and_mount_brings_them_back(host: Instance, guest: Guest) -> None:
@@ -114,7 +95,7 @@ def test_a_guest_outlives_holder_and_daemon_and_mount_brings_them_back(host: Ins
     host.remount()
     assert host.status()["state"] == "serving"
     assert host.mountpoint.joinpath("ram").stat().st_size == GUEST_MIB << 20
-    assert_unharmed(guest)
+    guest.assert_unharmed()
     assert host.problems() == []
 
 
@@ -124,7 +105,7 @@ def test_live_update_with_umount_and_mount_in_between(
     pattern_path = host.mountpoint / "pattern"
     before = write_pattern(pattern_path, 16)
     old_pid = guest.pid
-    report = run_save(guest, private_dir / "state")
+    report = guest.save(private_dir / "state")
     assert report.saved.state_bytes < 4 << 20, "the RAM must not be in the state file"
     stood_at = guest.count()
     host.umount()
@@ -133,7 +114,7 @@ def test_live_update_with_umount_and_mount_in_between(
     run_restore(guest, private_dir / "state")
     assert guest.pid != old_pid
     guest.wait_count(stood_at + 3, 20)
-    assert_unharmed(guest)
+    guest.assert_unharmed()
     assert checksum(pattern_path) == before
     mapping = mapping_of(guest.pid, guest.memory_path)
     assert mapping.huge_bytes == mapping.resident_bytes > 0
@@ -143,9 +124,9 @@ def test_live_update_with_umount_and_mount_in_between(
 
 def test_live_update_twice_in_a_row(guest: Guest, private_dir: Path) -> None:
     for _ in range(2):
-        run_save(guest, private_dir / "state")
+        guest.save(private_dir / "state")
         run_restore(guest, private_dir / "state")
-        assert_unharmed(guest)
+        guest.assert_unharmed()
 
 
 def test_map_names_the_qemu_that_maps_the_file(host: Instance, guest: Guest) -> None:
@@ -166,12 +147,12 @@ def tiny_dir(private_dir: Path) -> Iterator[Path]:
 
 def test_a_guest_whose_state_finds_no_room_goes_on(guest: Guest, tiny_dir: Path, private_dir: Path) -> None:
     with pytest.raises(SaveError, match="goes on in the old QEMU"):
-        run_save(guest, tiny_dir / "state")
+        guest.save(tiny_dir / "state")
     assert list(tiny_dir.iterdir()) == []
-    assert_unharmed(guest)
-    run_save(guest, private_dir / "state")  # and what the failure left behind does not stop the next attempt
+    guest.assert_unharmed()
+    guest.save(private_dir / "state")  # and what the failure left behind does not stop the next attempt
     run_restore(guest, private_dir / "state")
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_restore_that_fails_changes_nothing_and_can_be_tried_again(
@@ -179,25 +160,25 @@ def test_a_restore_that_fails_changes_nothing_and_can_be_tried_again(
 ) -> None:
     state_path = private_dir / "state"
     command = guest.command()
-    run_save(guest, state_path)
+    guest.save(state_path)
     other_machine = [argument.replace("pc,", "q35,") for argument in command]
     with pytest.raises(RestoreError, match="QEMU said"):
         run_restore(guest, state_path, other_machine)
     assert host.cli.json("map", guest.memory_path)["mapped_by"] == []
     run_restore(guest, state_path)
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_truncated_state_file_changes_nothing(guest: Guest, private_dir: Path) -> None:
     state_path = private_dir / "state"
-    run_save(guest, state_path)
+    guest.save(state_path)
     whole = state_path.read_bytes()
     state_path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RestoreError):
         run_restore(guest, state_path)
     state_path.write_bytes(whole)
     run_restore(guest, state_path)
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_private_mapping_is_refused_and_the_guest_goes_on(
@@ -206,9 +187,9 @@ def test_a_private_mapping_is_refused_and_the_guest_goes_on(
     guest = new_guest(host.mountpoint / "ram")
     guest.start(is_shared=False)
     with pytest.raises(NotPreservableError) as caught:
-        run_save(guest, private_dir / "state")
+        guest.save(private_dir / "state")
     assert "add share=on to -object memory-backend-file,id=ram0" in (caught.value.hint or "")
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_file_elsewhere_is_refused_and_the_guest_goes_on(
@@ -217,5 +198,5 @@ def test_a_file_elsewhere_is_refused_and_the_guest_goes_on(
     guest = new_guest(private_dir / "ram-on-disk")
     guest.start()
     with pytest.raises(NotPreservableError, match="not a file on a guestmemfs mount"):
-        run_save(guest, private_dir / "state")
-    assert_unharmed(guest)
+        guest.save(private_dir / "state")
+    guest.assert_unharmed()

@@ -12,9 +12,7 @@ import pytest
 
 from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.vm.errors import NotPreservableError
-from guestmemfs_fuse.vm.monitor import connect
 from guestmemfs_fuse.vm.restore import restore
-from guestmemfs_fuse.vm.save import SaveReport, save
 from tests.cli import COMMAND, Guestmemfs, Instance
 from tests.guest.rig import BootFiles, Guest
 from tests.zoo.rig import PAGE_BYTES, huge_pages
@@ -52,14 +50,6 @@ def scattered(instance: Instance) -> Path:
     return memory
 
 
-def run_save(guest: Guest, state_path: Path) -> SaveReport:
-    async def talk() -> SaveReport:
-        async with connect(guest.qmp_path) as monitor:
-            return await save(monitor, state_path, qmp_path=guest.qmp_path)
-
-    return asyncio.run(talk())
-
-
 def test_a_guest_on_2m_pages_is_live_updated(hugetlb: Instance, boot: BootFiles, private_dir: Path) -> None:
     memory = scattered(hugetlb)
     extents = hugetlb.cli.json("map", memory)["extents"]
@@ -69,7 +59,7 @@ def test_a_guest_on_2m_pages_is_live_updated(hugetlb: Instance, boot: BootFiles,
         old_pid, state = guest.pid, private_dir / "state"
         (row,) = [each for each in hugetlb.status()["files"] if each["path"] == "/ram"]
         assert [each["pid"] for each in row["mapped_by"]] == [old_pid]
-        report = run_save(guest, state)
+        report = guest.save(state)
         assert report.saved.state_bytes < 4 << 20, "the RAM must not be in the state file"
         stood_at = guest.count()
         hugetlb.umount()
@@ -101,5 +91,5 @@ def test_a_qemu_that_does_not_map_its_file_is_not_taken_for_one_that_does(
         memory.touch()
         os.truncate(memory, 2 << 20)
         with pytest.raises(NotPreservableError, match=r"is not what .*/ram names now"):
-            run_save(guest, private_dir / "state")
+            guest.save(private_dir / "state")
         guest.wait_progress(2)

@@ -52,14 +52,6 @@ def state(private_dir: Path) -> Path:
     return private_dir / "vm1.state"
 
 
-def assert_unharmed(guest: Guest) -> None:
-    guest.wait_progress(3)
-    counts = guest.counts()
-    assert counts == list(range(1, len(counts) + 1))
-    assert guest.complaints() == []
-    assert guest.pattern_now() == guest.pattern_at_boot()
-
-
 def open_errno(path: Path) -> int:
     try:
         os.close(os.open(path, os.O_RDWR))
@@ -90,7 +82,7 @@ def test_a_guest_is_saved_and_restored_by_command_across_umount(
     guest.adopt(restored["pid"])
     assert [step["name"] for step in restored["steps"]] == ["start", "look", "load", "continue"]
     guest.wait_count(stood_at + 3, 20)
-    assert_unharmed(guest)
+    guest.assert_unharmed()
     assert mark(host, guest) is None and open_errno(guest.memory_path) == 0
     assert not state.exists()
 
@@ -106,7 +98,7 @@ def test_nobody_boots_over_a_saved_guest(host: Instance, guest: Guest, state: Pa
     assert refused.value.errno == errno.EBUSY
     assert host.cli.run("resize-file", guest.memory_path, "--size", "2M", check=False).returncode != 0
     guest.adopt(host.cli.json("vm", "restore", "--state", state)["pid"])
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_discard_gives_the_file_back_and_the_state_is_refused_from_then_on(
@@ -121,7 +113,7 @@ def test_discard_gives_the_file_back_and_the_state_is_refused_from_then_on(
     assert mark(host, guest) is None, "a refusal leaves no mark behind"
     # Nothing has run on it since, and the operator says so.
     guest.adopt(host.cli.json("vm", "restore", "--state", state, "--force")["pid"])
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_state_file_of_another_moment_is_refused(host: Instance, guest: Guest, state: Path) -> None:
@@ -133,7 +125,7 @@ def test_a_state_file_of_another_moment_is_refused(host: Instance, guest: Guest,
     assert refused.returncode == 1 and f"saved in {state}" in refused.stderr
     assert mark(host, guest) == str(state)
     guest.adopt(host.cli.json("vm", "restore", "--state", state)["pid"])
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_save_that_fails_leaves_the_guest_running_and_unmarked(
@@ -149,7 +141,7 @@ def test_a_save_that_fails_leaves_the_guest_running_and_unmarked(
         subprocess.run(["umount", tiny], check=True)
     assert failed.returncode == 1 and "goes on in the old QEMU" in failed.stderr
     assert mark(host, guest) is None
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_save_that_is_terminated_leaves_the_guest_running_and_unmarked(
@@ -167,7 +159,7 @@ def test_a_save_that_is_terminated_leaves_the_guest_running_and_unmarked(
     _, said = saving.communicate(timeout=30)
     assert (saving.returncode, said.strip()) == (130, "interrupted")
     assert mark(host, guest) is None and not list(private_dir.glob("state*"))
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_restore_that_fails_leaves_the_guest_resting_and_guarded(
@@ -180,7 +172,7 @@ def test_a_restore_that_fails_leaves_the_guest_resting_and_guarded(
     assert mark(host, guest) == str(state) and open_errno(guest.memory_path) == errno.EBUSY
     restore = ("vm", "restore", "--json", "--state", state, "--", *guest.command()[1:])
     guest.adopt(json.loads(host.cli.run(*restore).stdout)["pid"])
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_a_guest_of_another_instance_is_not_saved(host: Instance, guest: Guest, state: Path) -> None:
@@ -191,7 +183,7 @@ def test_a_guest_of_another_instance_is_not_saved(host: Instance, guest: Guest, 
         host.cli.run("vm", "save", "--all", state.parent / "s", "--target", "other", check=False).returncode
         == 3
     )
-    assert_unharmed(guest)
+    guest.assert_unharmed()
 
 
 def test_all_guests_are_saved_and_restored_at_once(
@@ -233,7 +225,7 @@ def test_all_guests_are_saved_and_restored_at_once(
     pids = {row["name"]: row["pid"] for row in host.cli.json("vm", "list")}
     guests["two"].adopt(pids["two"])
     for guest in guests.values():
-        assert_unharmed(guest)
+        guest.assert_unharmed()
 
 
 def test_a_guest_without_a_monitor_is_a_clear_row_and_exit_code_1(
@@ -256,4 +248,4 @@ def test_a_guest_without_a_monitor_is_a_clear_row_and_exit_code_1(
         quiet.wait()
     guest_pid = host.cli.json("vm", "restore", "--all", private_dir / "saved")["guests"][0]["pid"]
     good.adopt(guest_pid)
-    assert_unharmed(good)
+    good.assert_unharmed()
