@@ -94,8 +94,6 @@ def of_state(state: State) -> Iterator[Finding]:
     for problem in check.problems(state):
         yield Finding(problem.kind, problem.ino, problem.detail)
     for inode in state.inodes.values():
-        if stat.S_ISDIR(inode.mode) != inode.is_dir:
-            yield Finding("wrong-type", inode.ino, f"mode {inode.mode:o} and its content do not agree")
         for name, _ in inode.directory.items() if inode.directory is not None else ():
             if not possible_name(name):
                 yield Finding("impossible-name", inode.ino, f"it has an entry {name[:64]!r}")

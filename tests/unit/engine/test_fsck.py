@@ -134,6 +134,9 @@ def test_every_damage_to_the_tree_is_found_by_its_name(damage: Callable[[Stopped
     assert TREES[damage] <= {finding.kind for finding in result.findings}
     assert all(finding.detail and "\n" not in finding.detail for finding in result.findings)
     assert not any(finding.repaired for finding in result.findings)
+    assert len(result.findings) == len({(finding.kind, finding.ino) for finding in result.findings}), (
+        "said twice"
+    )
 
 
 MENDABLE = [damage for damage in TREES if damage is not a_file_that_says_it_is_a_directory]
