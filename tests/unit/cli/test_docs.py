@@ -1,4 +1,7 @@
-"""docs/cli.md has every command, option, exit code, condition and JSON key; nothing there is invented."""
+"""docs/cli.md has every command, option, exit code, condition and JSON key; nothing there is invented.
+
+Nor is anything in README.md, and every page is linked to, and links to what there is.
+"""
 
 from __future__ import annotations
 
@@ -109,13 +112,6 @@ def test_every_key_of_list_and_status_is_documented(
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_what_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (REPOSITORY / link).exists(), link
-
-
 def test_commands_in_the_readme_are_commands_with_such_options() -> None:
     entries = {entry.name: entry for entry in ENTRIES}
     shown = re.findall(r"^    (?:.*&& )?guestmemfs ([a-z]+)([^#\n]*)", README, re.MULTILINE)
@@ -130,3 +126,37 @@ def test_targets_in_the_readme_are_targets() -> None:
     assert {"demo", "test", "setup"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+# -- all pages -------------------------------------------------------------------------------------------
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def _links(page: Path) -> list[tuple[Path, str]]:
+    """The file and the heading of each link into the repository; a link within the page names the page."""
+    targets = re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text())
+    return [((page.parent / path).resolve() if path else page, heading) for path, heading in targets]
+
+
+def _headings(page: Path) -> set[str]:
+    """As GitHub spells them in a link."""
+    lines = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    for target, heading in _links(page):
+        assert target.exists(), target
+        assert not heading or heading in _headings(target), f"{target}#{heading}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen, queue = set(PAGES[:1]), PAGES[:1]
+    while queue:
+        for target, _ in _links(queue.pop()):
+            if target.suffix == ".md" and target not in seen:
+                seen.add(target)
+                queue.append(target)
+    assert set(PAGES) <= seen
