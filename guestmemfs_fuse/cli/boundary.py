@@ -52,9 +52,11 @@ def _say(message: str, hint: str | None) -> None:
         import traceback
 
         traceback.print_exc(file=sys.stderr)
-    click.echo(f"error: {message}", err=True)
+    from guestmemfs_fuse.cli.output import say
+
+    say(f"error: {message}")
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        say(f"hint: {hint}")
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

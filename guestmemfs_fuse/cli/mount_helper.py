@@ -17,6 +17,7 @@ from typing import get_args
 
 from guestmemfs_fuse.cli import streams
 from guestmemfs_fuse.cli.mount_options import MountOptions, parse
+from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.settings import SETTINGS
 from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
 from guestmemfs_fuse.metadata.instance import RegionKind
@@ -114,9 +115,9 @@ def as_mount_options(text: str) -> str:
 
 def _say(message: str, hint: str) -> None:
     # One line each, as mount(8) itself speaks.
-    print(f"mount.guestmemfs: {message}", file=sys.stderr)
+    say(f"mount.guestmemfs: {message}")
     if hint:
-        print(f"mount.guestmemfs: {hint}", file=sys.stderr)
+        say(f"mount.guestmemfs: {hint}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.linux.process import set_child_subreaper
 from guestmemfs_fuse.metadata.instance_config import Paths
 
-READY_TIMEOUT_S = patient(10.0)
+READY_TIMEOUT_S = patient(7.5)
+"""With the grace for ending a daemon that hangs, and our own start, `mount` has its answer within 10 s."""
 _CALL_OFF_TIMEOUT_S = ABORT_GRACE_S + 2.0
 _SUPERVISION = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "FDSTORE")
 _HOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "holder.py")

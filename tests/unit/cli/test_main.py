@@ -101,6 +101,11 @@ def test_an_error_is_a_line_and_a_hint_and_never_a_traceback(
         (OSError("no number"), ExitCode.FAILED, "error: no number\n"),
         (ZeroDivisionError("a bug"), ExitCode.FAILED, "error: internal error: ZeroDivisionError: a bug\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            DaemonError("no file /a\x1b[31m\n\udcff"),
+            ExitCode.DAEMON,
+            "error: no file /a\\x1b[31m\\x0a\\xff\n",
+        ),
     ],
 )
 def test_whatever_is_raised_becomes_a_line_and_an_exit_code(
