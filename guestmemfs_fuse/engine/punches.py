@@ -43,7 +43,6 @@ class Punches:
         self._news: ModifyWatch | None = None
         self._inos: dict[int, Ino] = {}
         self._watches: dict[Ino, int] = {}
-        self.noticed = 0
 
     def watch(self, ino: Ino, backing_fd: int) -> None:
         """The kernel knows this backing file from now on."""
@@ -118,6 +117,5 @@ class Punches:
         try:
             if self._region.stat(inode).allocated_bytes < inode.size_bytes:
                 self._kernel.invalidate_inode(inode.ino)
-                self.noticed += 1
         except FsError as error:
             log.error("inode %d: %s", inode.ino, error)
