@@ -20,7 +20,7 @@ from guestmemfs_fuse.engine.fsck import Checked, Finding, Result
 from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.files import DirectoryFiles
-from guestmemfs_fuse.metadata.instance import BrokenInstance, Instance
+from guestmemfs_fuse.metadata.instance import Instance
 from guestmemfs_fuse.region import choose
 
 _LOOK_AGAIN_S: Final = 0.1
@@ -92,8 +92,7 @@ def _inspect(instance: Instance) -> list[Finding]:
 
 def _broken(target: str, error: MetadataError) -> Report:
     """An instance whose configuration is refused: that is a finding, and not one to be guessed right."""
-    names = [each.name for each in registry.all_instances() if isinstance(each, BrokenInstance)]
-    if target not in names:
+    if registry.broken(target) is None:
         raise error
     finding = Finding("damaged-config", None, error.message)
     plain = Result((finding,), Checked()).as_plain()

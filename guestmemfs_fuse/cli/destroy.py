@@ -29,7 +29,7 @@ def destroy(target: str, yes: bool, force: bool) -> None:
     from guestmemfs_fuse.cli.destroying import destroy_instance, forget_broken
     from guestmemfs_fuse.cli.sizes import size_text
     from guestmemfs_fuse.core.errors import MetadataError, UnknownTargetError, UsageError
-    from guestmemfs_fuse.metadata.instance import BrokenInstance, all_instances, find
+    from guestmemfs_fuse.metadata.instance import broken, find
 
     try:
         instance = find(target)
@@ -42,17 +42,15 @@ def destroy(target: str, yes: bool, force: bool) -> None:
         result(f"instance {target} is forgotten; its memory went with an earlier boot")
         return
     except MetadataError as problem:
-        broken = [
-            each for each in all_instances() if isinstance(each, BrokenInstance) and each.name == target
-        ]
-        if not (broken and yes and force):
+        left = broken(target)
+        if left is None or not (yes and force):
             problem.hint = f"{problem.hint}; `guestmemfs destroy {target} --yes --force` removes what is left"
             raise
         say(f"note: {problem.message}")
         from guestmemfs_fuse.cli import retrieving
 
-        retrieving.give_up(broken[0].paths)
-        forget_broken(broken[0])
+        retrieving.give_up(left.paths)
+        forget_broken(left)
         result(f"instance {target} is gone")
         return
     if not yes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from guestmemfs_fuse.cli.output import file_label
 from guestmemfs_fuse.cli.sizes import size_text
 
 COLUMNS = 64
@@ -100,13 +101,9 @@ def legend(parts: Mapping[str, Any], whole: Sequence[Run]) -> list[Legend]:
     for owner in [*range(len(parts["files"])), FREE, HOLE, POISON]:
         mine = [run for run in whole if run.owner == owner]
         if mine or isinstance(owner, int):
-            name = owner if isinstance(owner, str) else _name(parts["files"][owner])
+            name = owner if isinstance(owner, str) else file_label(parts["files"][owner])
             said.append(Legend(owner, name, sum(run.length_bytes for run in mine), len(mine)))
     return said
-
-
-def _name(file: Mapping[str, Any]) -> str:
-    return file["path"] or f"(unlinked, inode {file['ino']})"
 
 
 def glyph(owner: int | str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from guestmemfs_fuse.cli import host
-from guestmemfs_fuse.cli.output import print_json, result, say, table
+from guestmemfs_fuse.cli.output import file_label, print_json, result, say, table
 from guestmemfs_fuse.cli.sizes import size_text
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _file(row: dict[str, Any]) -> tuple[str, ...]:
     users = ", ".join(f"{user['comm']}[{user['pid']}]" for user in row["mapped_by"])
     marks = (" pinned" if row["pinned"] else "") + (" saved" if row["saved_guest"] else "")
     return (
-        (row["path"] or f"(unlinked, inode {row['ino']})") + marks,
+        file_label(row) + marks,
         size_text(row["size_bytes"]),
         _measured(row["allocated_bytes"], size_text),
         _measured(row["huge_fraction"], "{:.0%}".format),

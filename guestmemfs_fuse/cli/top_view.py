@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from guestmemfs_fuse.cli.output import file_label
 from guestmemfs_fuse.cli.sizes import size_text
 
 _BAR = 40
@@ -63,9 +64,8 @@ def _files(files: list[Mapping[str, Any]]) -> list[str]:
     ordered = sorted(files, key=lambda file: (not file["mapped_by"], -file["size_bytes"], file["path"]))
     for file in ordered[:_FILES]:
         users = ", ".join(f"{user['comm']}[{user['pid']}]" for user in file["mapped_by"]) or "-"
-        name = file["path"] or f"(unlinked, inode {file['ino']})"
         huge = f"{file['huge_fraction']:.0%}" if file["huge_fraction"] is not None else "?"
-        lines.append(f"{size_text(file['size_bytes']):>10}{huge:>6}  {name:<32}{users}")
+        lines.append(f"{size_text(file['size_bytes']):>10}{huge:>6}  {file_label(file):<32}{users}")
     if len(ordered) > _FILES:
         lines.append(f"and {len(ordered) - _FILES} more")
     return lines

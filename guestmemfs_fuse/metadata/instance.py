@@ -33,6 +33,7 @@ __all__ = [
     "Paths",
     "RegionKind",
     "all_instances",
+    "broken",
     "current_boot_id",
     "default_name",
     "find",
@@ -189,6 +190,13 @@ def find(target: str) -> Instance:
             return instance
     raise UnknownTargetError(
         f"no instance {target}", hint="`guestmemfs list` shows all names and mountpoints"
+    )
+
+
+def broken(name: str) -> BrokenInstance | None:
+    """The instance of that name if its configuration cannot be read."""
+    return next(
+        (each for each in all_instances() if isinstance(each, BrokenInstance) and each.name == name), None
     )
 
 
