@@ -47,6 +47,9 @@ class Finding:
             case Condition.DEAD_MOUNT:
                 why = f"given up ({self.seen.last_words.reason}); " if self.seen.last_words else ""
                 return f"{why}`guestmemfs mount {mountpoint}` brings it back"
+            case Condition.SILENT if self.seen.mount is None:
+                pid = daemons.pid_by_lock(self.instance.paths.lock)
+                return f"unmounted, but its daemon does not end: `kill -9 {pid}`"
             case Condition.SILENT:
                 return f"the daemon does not answer: `guestmemfs restart {name}`"
             case Condition.RESTARTING:

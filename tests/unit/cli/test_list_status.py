@@ -84,6 +84,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, see: See) -> None:
         (SERVING, "serving", "serving", "serving", None),
         (SERVING, "frozen", "frozen", "frozen", "thaw guests"),
         (SERVING, DaemonError("silence"), "serving", "silent", "restart guests"),
+        (replace(SERVING, mount=None), DaemonError("silence"), "serving", "silent", "kill -9"),
         (SERVING, None, "stopped", "restarting", "holder is starting another"),
         (RESTARTING, None, "stopped", "restarting", "holder is starting another"),
         (RESTARTING, "serving", "serving", "serving", None),
