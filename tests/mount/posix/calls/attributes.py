@@ -16,6 +16,7 @@ UTIME_OMIT = (1 << 30) - 2
 
 
 exists = os.path.lexists
+stat_ = os.stat  # the call `stat` (CALLS); `stat` is the module here
 lstat = os.lstat
 fstat = os.fstat
 
