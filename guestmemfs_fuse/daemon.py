@@ -383,7 +383,12 @@ def main(argv: list[str]) -> int:
     notifier = Notifier.from_environment()
     try:
         return trio.run(serve, argv[1], notifier, received_fds())
-    except GuestmemfsError as error:
+    except (GuestmemfsError, ExceptionGroup) as raised:
+        error: Exception = raised
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # a nursery's
+        if not isinstance(error, GuestmemfsError):
+            raise
         notifier.failed(error)
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return error.exit_code

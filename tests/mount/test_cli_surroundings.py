@@ -36,6 +36,16 @@ def test_regression_a_closed_stdout_is_no_internal_error(guestmemfs: Guestmemfs)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_regression_an_error_out_of_a_nursery_is_said_without_a_traceback(
+    guestmemfs: Guestmemfs, tmp_path: Path
+) -> None:
+    arguments = ["mount", str(tmp_path), "--name", "gm", "--size", "64M", "--foreground"]
+    done = _in_shell(guestmemfs, f"NOTIFY_SOCKET=/nonexistent/socket {COMMAND} {shlex.join(arguments)}")
+    assert done.returncode == ExitCode.DAEMON
+    assert "the fd store cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wrapper", "reason"),
     [
