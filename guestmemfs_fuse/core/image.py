@@ -138,9 +138,7 @@ def _load_header(header: Item) -> tuple[State, bool, int]:
         generation=generation,
         session=None if session is None else _load_session(session),
         past_devices=_numbers(past_devices),
-        recent=OrderedDict(
-            (Unique(unique), Ino(ino)) for unique, ino in (_numbers(one, 2) for one in recent)
-        ),
+        recent=OrderedDict((Unique(unique), Ino(ino)) for unique, ino in _pairs(recent)),
         quarantined=_extents(quarantined),
     )
     return state, extents, inode_count

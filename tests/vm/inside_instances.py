@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -86,7 +87,7 @@ def lose(path: Path, offset_bytes: int, length_bytes: int, lost_at: int) -> None
         use(path, offset_bytes, length_bytes)
         with _mapped(path, offset_bytes, length_bytes) as view:
             view.write(lost_at, b"guest")
-            view.advise(memory.MADV_HWPOISON, lost_at, 4096)
+            view.advise(mmap.MADV_HWPOISON, lost_at, 4096)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if status and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS):

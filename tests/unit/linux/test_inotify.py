@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_hole_punched_through_a_mapping_is_news(news: ModifyWatch, file_fd: in
     watch = news.add(file_fd)
     with memory.Mapping(file_fd, 8192, prot=memory.PROT_READ | memory.PROT_WRITE) as mapping:
         mapping.write(0, b"guest")
-        mapping.advise(memory.MADV_REMOVE, 0, 4096)
+        mapping.advise(mmap.MADV_REMOVE, 0, 4096)
     assert news.read() == ({News(watch)}, False)
 
 

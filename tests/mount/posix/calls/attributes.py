@@ -16,7 +16,7 @@ UTIME_OMIT = (1 << 30) - 2
 
 
 exists = os.path.lexists
-stat_ = os.stat  # the call `stat` (CALLS); `stat` is the module here
+stat_ = os.stat  # CALLS strips the underscore, so nothing refers to this name
 lstat = os.lstat
 fstat = os.fstat
 
