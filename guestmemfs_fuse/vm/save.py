@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmemfs_fuse.core.errors import GuestmemfsError, UsageError
+from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.linux.probe import describe
 from guestmemfs_fuse.vm import inspect, migration, process
 from guestmemfs_fuse.vm.errors import MonitorError, SaveError
@@ -79,6 +80,7 @@ async def save(
     watch = Stopwatch()
     if os.path.lexists(state_path):
         raise UsageError(f"{state_path} exists already", hint="it may hold a saved guest; name another file")
+    _require_writable(state_path)
     with watch.step("look"):
         plan = await _look(monitor, is_ram_in_place, identify)
     with process.watched(monitor.pid) as pidfd:
@@ -90,6 +92,14 @@ async def save(
         with watch.step("quit"):
             was_killed = await _quit(monitor, pidfd)
     return SaveReport(state_path, saved, watch.steps, plan.warnings, was_killed)
+
+
+def _require_writable(state_path: Path) -> None:
+    """Raises UsageError where write(2) is refused, OSError without the directory."""
+    device = os.stat(state_path.absolute().parent).st_dev
+    mounts = mountinfo.read_mounts()
+    if any(each.fstype == mountinfo.OURS and os.makedev(*each.dev) == device for each in mounts):
+        raise UsageError(f"{state_path} is on a guestmemfs mount, which is not written to", hint="use a disk")
 
 
 async def _look(monitor: Monitor, is_ram_in_place: bool, identify: inspect.Identify) -> _Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from guestmemfs_fuse.core.errors import GuestmemfsError, UsageError
+from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.vm.errors import NotPreservableError, SaveError
 from guestmemfs_fuse.vm.record import read_record, record_path
 from guestmemfs_fuse.vm.save import SaveReport, save
@@ -222,3 +224,15 @@ def test_virtio_mem_on_an_old_qemu_is_warned_about(qemu: FakeQemu, tmp_path: Pat
     qemu.memory_devices = [{"type": "virtio-mem", "data": {"id": "vmem0"}}]
     (warning,) = run_save(qemu, tmp_path / "state").warnings
     assert "vmem0" in warning
+
+
+def test_regression_a_state_file_on_a_mount_of_ours_is_refused_before_the_guest_is_touched(
+    qemu: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest was stopped and went on, and the reason was a broken pipe."""
+    device = tmp_path.stat().st_dev
+    line = f"9 1 {os.major(device)}:{os.minor(device)} / /mnt/guests rw - {mountinfo.OURS} guests rw"
+    monkeypatch.setattr(mountinfo, "read_mounts", lambda: [mountinfo.parse_line(line)])
+    with pytest.raises(UsageError, match="is on a guestmemfs mount"):
+        run_save(qemu, tmp_path / "state")
+    assert qemu.commands == []
