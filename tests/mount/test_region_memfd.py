@@ -173,7 +173,7 @@ def test_without_a_store_there_is_no_memfd_region(guestmemfs: Guestmemfs) -> Non
     mountpoint.mkdir()
     options = ("--size", "16M", "--region", "memfd", "--foreground")
     done = guestmemfs.run("mount", mountpoint, *options, check=False)
-    assert done.returncode == 4 and "fd store" in done.stderr
+    assert done.returncode == 4 and "needs somebody who keeps its memory" in done.stderr
 
 
 # -- live update -------------------------------------------------------------------------------------------
