@@ -22,7 +22,12 @@ Examples:
     is_flag=True,
     help="Unmount instead, unless systemd restarts the unit (its ExecStop=).",
 )
-def serve(name: str, stop: bool) -> None:
+@click.option(
+    "--stopped",
+    is_flag=True,
+    help="Unmount what a stop has left mounted (its ExecStopPost=).",
+)
+def serve(name: str, stop: bool, stopped: bool) -> None:
     """Become the daemon of instance NAME, as /etc/guestmemfs/NAME.toml says; for systemd.
 
     NAME may also be the path of such a file. A mount whose connection systemd kept is taken over as it is,
@@ -33,6 +38,11 @@ def serve(name: str, stop: bool) -> None:
         from guestmemfs_fuse.cli.unit_stop import stop_unit
 
         stop_unit(name, os.environ)
+        return
+    if stopped:
+        from guestmemfs_fuse.cli.unit_stop import clean_up
+
+        clean_up(name)
         return
     host.require_fuse()
     from guestmemfs_fuse.cli.unit_start import start_unit

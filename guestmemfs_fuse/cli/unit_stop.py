@@ -1,12 +1,12 @@
-"""Stopping a unit: ExecStop= of guestmemfs@NAME.service.
+"""Stopping a unit: ExecStop= and ExecStopPost= of guestmemfs@NAME.service.
 
-systemd runs it whenever the daemon is to end or has ended. Only a real stop takes the mount away: a restart
-and a crash leave it to the next daemon, whose connection systemd keeps meanwhile. systemd does not say
-which it is, but the job it is working on does ("restart" while the stopping half of a restart runs), and
-$MAINPID is not set when the daemon is gone already (systemd.exec(5)).
+systemd runs ExecStop= whenever the daemon is to end or has ended, but while the unit is reloaded. Only a real
+stop takes the mount away: a restart and a crash leave it to the next daemon, whose connection systemd keeps
+meanwhile. systemd does not say which it is, but the job it is working on does ("restart" while the stopping
+half of a restart runs), and $MAINPID is not set when the daemon is gone already (systemd.exec(5)).
 
 Invariants: memory stays, and so does what is mapped of it; no command that is at work keeps the mount. Called
-by `serve --stop`.
+by `serve --stop` and `serve --stopped`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,23 @@ def stop_unit(name_or_path: str, environ: Mapping[str, str]) -> None:
     _unmount(name)
 
 
+def clean_up(name_or_path: str) -> None:
+    """After the daemon's end: unmount what a stop has left mounted. Raises GuestmemfsError."""
+    name = unit_config.name_of(unit_config.path_of(name_or_path))
+    unit = unit_state.unit_of(name)
+    if _has_job(unit, "stop", _jobs(unit) or ""):
+        _unmount(name)
+
+
 def is_restarting(unit: str, jobs: str) -> bool:
-    """Whether `systemctl list-jobs` shows a restart of the unit: lines of ID UNIT TYPE STATE."""
+    """Whether `systemctl list-jobs` shows a restart of the unit."""
+    return _has_job(unit, "restart", jobs)
+
+
+def _has_job(unit: str, kind: str, jobs: str) -> bool:
+    """jobs: lines of ID UNIT TYPE STATE."""
     return any(
-        words[1] == unit and words[2] == "restart"
+        words[1] == unit and words[2] == kind
         for words in map(str.split, jobs.splitlines())
         if len(words) >= 4
     )

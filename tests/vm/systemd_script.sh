@@ -49,6 +49,11 @@ systemctl stop $unit
 { systemctl is-active $unit || true; grep -c ' /srv/guests ' /proc/self/mountinfo || true; guestmemfs list; } >"$VM_OUT/stopped-idle" 2>&1
 systemctl start $unit
 ls -l /srv/guests >"$VM_OUT/files-after-second-start"
+
+systemctl reload --no-block $unit
+systemctl stop $unit # skips ExecStop=
+{ systemctl is-active $unit || true; grep -c ' /srv/guests ' /proc/self/mountinfo || true; } >"$VM_OUT/stopped-reloading"
+systemctl start $unit
 umount /srv/guests
 wait_until 120 is_inactive
 sleep 2

@@ -104,6 +104,10 @@ def test_stop_and_start_keep_region_and_files(machine: VmResult) -> None:
         assert b"16777216" in machine.files[listing]
 
 
+def test_a_stop_while_the_unit_is_reloaded_unmounts(machine: VmResult) -> None:
+    assert machine.files["stopped-reloading"].split() == [b"inactive", b"0"]
+
+
 def test_umount_ends_the_unit_for_good_and_without_complaint(machine: VmResult) -> None:
     assert machine.files["result"].strip() == b"success"
 

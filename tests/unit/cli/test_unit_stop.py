@@ -67,6 +67,16 @@ def test_a_daemon_that_ended_by_itself_leaves_the_mount_to_the_next(
     assert unmounted == []
 
 
+def test_after_the_daemons_end_only_a_stop_unmounts(answers: list[object], unmounted: list[str]) -> None:
+    for jobs in (RESTART, "No jobs running.\n", STOP.replace("guests", "others"), 1):
+        answers[:] = [jobs]
+        unit_stop.clean_up("guests")
+    assert unmounted == []
+    answers[:] = [STOP]
+    unit_stop.clean_up("guests")
+    assert unmounted == ["guests"]
+
+
 UNKNOWN = [1, FileNotFoundError("systemctl"), subprocess.TimeoutExpired("systemctl", 10)]
 
 
