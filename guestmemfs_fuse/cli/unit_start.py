@@ -19,6 +19,7 @@ from guestmemfs_fuse.cli.remembered import Remembered
 from guestmemfs_fuse.cli.sizes import size_text
 from guestmemfs_fuse.cli.wishes import Replaced, Wishes
 from guestmemfs_fuse.handover import fdnames, fdstore, launch
+from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance_config import DEFAULT_KIND, InstanceConfig
 
@@ -37,12 +38,21 @@ def start_unit(name_or_path: str, environ: MutableMapping[str, str]) -> None:
         _become(registry.state_dir_of(name))
     drop_connection(environ)
     wishes = unit_config.read(path)
-    os.makedirs(wishes.mountpoint, exist_ok=True)
+    _make_mountpoint(wishes.mountpoint)
     came_through = _came_through_kexec(name, wishes, environ)
     wishes = _remember(name, wishes, environ, is_lost=not came_through)
     from guestmemfs_fuse.cli.mounting import mount_instance
 
     mount_instance(wishes)
+
+
+def _make_mountpoint(path: str) -> None:
+    """A mount of ours that stands there is not looked at: without a daemon it would answer with an error."""
+    from guestmemfs_fuse.cli import sight
+
+    ours = [entry.mountpoint for entry in mountinfo.read_mounts() if entry.fstype == mountinfo.OURS]
+    if sight.our_mount(registry.resolve_path(path, ours)) is None:
+        os.makedirs(path, exist_ok=True)
 
 
 def is_live(name: str, environ: Mapping[str, str]) -> bool:
