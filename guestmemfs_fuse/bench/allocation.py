@@ -117,7 +117,7 @@ def _once(
 
 
 def _wait_for_room(path: Path, size_bytes: int) -> None:
-    """A file of ours that was removed gives its memory back a moment later, when the kernel forgets it."""
+    """What was removed on a FUSE mount gives its memory back a moment later, when the kernel forgets it."""
     deadline = time.monotonic() + _ROOM_WITHIN_S
     while True:
         free = os.statvfs(path)
@@ -140,6 +140,7 @@ def _file(path: Path) -> Iterator[int]:
 
 def _meanwhile(bench: Bench, scale: Scale, ours: Instance, size_bytes: int, out: Collector) -> None:
     """What other callers wait for while somebody allocates without a pause."""
+    _wait_for_room(ours.region_path, size_bytes)  # which the server in C may not have given back
     other = ours.mountpoint / "other"
     other.touch()
 
