@@ -35,6 +35,7 @@ _MMAP_ROUNDS = 6
 """Times as many rounds as of others: one takes milliseconds, and is off by a third when the CPU is."""
 
 _PASSES = 3
+_ROUNDS_OF_OTHERS = 5
 _FREE_WITHIN_S, _POLL_S = 5.0, 0.005
 
 
@@ -75,6 +76,10 @@ def measure(bench: Bench, scale: Scale) -> Area:
     out.note(
         "First touch populates a file whose memory was allocated before (truncate, fallocate): zeroing and "
         "mapping. hugetlbfs zeroes in fallocate, so there the file is only extended before it is touched."
+    )
+    out.note(
+        "Ours and the control take turns in many rounds, to be compared to a fiftieth; the others follow "
+        "in a few rounds of their own, and are compared with the control's median."
     )
     with _contenders(bench, max(scale.memory_bytes, *scale.random_bytes), out) as contenders:
         _first_touch(bench, scale, contenders, out)
@@ -238,5 +243,9 @@ def _interleaved(
     *,
     times: int = 1,
 ) -> Samples:
+    """Ours and its control take turns in many rounds, then the others in a few: they differ by far more."""
     turns = {each.name: partial(one, each) for each in contenders}
-    return out.interleave(what, scale.memory_rounds * times, turns)
+    pair = {name: turns.pop(name) for name in (OURS, DIRECT)}
+    samples = out.interleave(what, scale.memory_rounds * times, pair)
+    others = out.interleave(f"{what}, others", min(scale.memory_rounds, _ROUNDS_OF_OTHERS), turns)
+    return {metric: {**figures, **others[metric]} for metric, figures in samples.items()}

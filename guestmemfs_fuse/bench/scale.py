@@ -22,7 +22,7 @@ class Scale:
     part_s: float
     # touched before all, where a hypervisor may not have given this machine its memory yet
     warm_bytes: int
-    # memory path and allocation: rounds, of what is compared to a twentieth and finer
+    # memory path and allocation: rounds of what is compared to a twentieth and finer
     memory_rounds: int
     # memory path: size of the file, and of those for random access
     memory_bytes: int
@@ -55,7 +55,7 @@ BENCH = Scale(
     rounds=9,
     part_s=30.0,
     warm_bytes=10 * GIB,
-    memory_rounds=15,
+    memory_rounds=30,
     memory_bytes=512 * MIB,
     random_bytes=(1 * GIB, 4 * GIB),
     control_files=800,
