@@ -12,7 +12,7 @@ from guestmemfs_fuse.bench.results import Area, Results, Row, contenders
 
 _INTRODUCTION = """\
 Written by `make bench` (`make bench-full` takes longer), from one run on one machine; the figures behind
-it are in [results.json](results.json). `guestmemfs bench --quick` checks another host in about a minute and
+it are in [results.json](results.json). `guestmemfs bench --quick` checks another host in two minutes and
 compares. No figure here is asserted by a test.
 
 How to read it: contenders take turns within each round. A figure is the median over the rounds, with the

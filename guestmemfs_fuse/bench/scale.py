@@ -1,4 +1,4 @@
-"""How much is measured: quick (a minute), bench (under ten), full (as long as it takes), tiny (tests).
+"""How much is measured: quick (two minutes), bench (under ten), full (as long as it takes), tiny (tests).
 
 Sizes and repetitions only; what is measured is the same. Rows of different scales can be compared where
 their x is the same, since figures are per call or per GiB.
@@ -90,9 +90,9 @@ QUICK = replace(
     _SHORT,
     name="quick",
     rounds=3,
-    part_s=10.0,
+    part_s=4.0,
     warm_bytes=2 * GIB,
-    memory_rounds=5,
+    memory_rounds=3,
     random_bytes=(1 * GIB,),
     control_files=500,
     control_files_of_eight=64,

@@ -31,7 +31,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--quick", is_flag=True, help="About a minute; without guests.")
+@click.option("--quick", is_flag=True, help="A minute and a half; without guests.")
 @click.option("--full", is_flag=True, help="More rounds and sizes; the better part of an hour.")
 @click.option(
     "--area", "areas", type=click.Choice(AREAS), multiple=True, help="Only this area (may be repeated)."
@@ -55,7 +55,7 @@ def bench(
 ) -> None:
     """Measure this host: ours beside the alternatives, in turns, and compare with the published figures.
 
-    Takes under ten minutes (--quick: one). Works on instances of its own, in memory; needs a C compiler.
+    Takes under ten minutes (--quick: two). Works on instances of its own, in memory; needs a C compiler.
     Everything it makes is gone afterwards, also when it is interrupted.
     """
     if quick and full:
