@@ -151,7 +151,8 @@ def test_killing_a_caller_whose_daemon_is_stopped_does_not_hang(fs: Mounted) -> 
         impatient.kill()
 
 
-def test_others_are_answered_while_memory_is_given_out(fs: Mounted) -> None:
+def _answers_during_an_allocation(fs: Mounted) -> tuple[list[int], int]:
+    """How long others waited for an answer while ftruncate gave BIG bytes, and how long that took (ns)."""
     with fs.tree("ram other:1") as t, caller("ftruncate", fs.path(t, "ram"), BIG) as patient:
         began = time.monotonic_ns()
         patient.go()
@@ -164,9 +165,22 @@ def test_others_are_answered_while_memory_is_given_out(fs: Mounted) -> None:
             waits.append(time.monotonic_ns() - asked)
         took = time.monotonic_ns() - began
         assert patient.answer() == "ok"
-        # Not a figure, an order: nobody waited for the whole of the allocation.
-        assert len(waits) >= 3 and max(waits) < took / 2, f"{len(waits)} answers in {took / 1e6:.0f} ms"
         assert t.stat("ram").st_blocks * 512 == BIG
+    return waits, took
+
+
+def test_others_are_answered_while_memory_is_given_out(fs: Mounted) -> None:
+    # Memory that is at hand is given out in some 10 ms, as little as a busy host keeps any process waiting:
+    # one allocation of many has to show it. A daemon that serves one after the other shows it in none, as its
+    # second answer comes after the end.
+    seen = []
+    for _ in range(100):
+        waits, took = _answers_during_an_allocation(fs)
+        # Not a figure, an order: nobody waited for the whole of the allocation.
+        if len(waits) >= 3 and max(waits) < took / 2:
+            return
+        seen.append(f"{len(waits)} in {took / 1e6:.0f} ms")
+    pytest.fail(f"answers during an allocation: {', '.join(seen)}")
 
 
 def test_two_allocations_that_fit_together_both_succeed(fs: Mounted) -> None:
