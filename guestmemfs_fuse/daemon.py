@@ -158,6 +158,7 @@ class Daemon:
             storage,
             self._preservation,
             self._notifier,
+            connection.fd,
             self._relay.statistics,
         )
         self._server = ControlServer(self._listener, {**self._handlers.table(), "restart": self._restart})

@@ -1,11 +1,13 @@
 """A new daemon under a live mount: asked for, or forced when the old one does not answer.
 
 Whatever the old daemon's condition, the mount and all open files stay: the connection is with the holder
-(or systemd), and whoever comes next takes it over. Called by cli/restart.py.
+(or systemd), and whoever comes next takes it over. A daemon whose holder was killed gets another one first.
+Called by cli/restart.py.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from guestmemfs_fuse.cli.daemons import Pong
 from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.handover import launch
+from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.metadata.instance import Instance
 
 ANSWER_S = 5.0
@@ -48,19 +52,32 @@ def restart_daemon(instance: Instance) -> Restarted:
     try:
         before = daemons.ping(instance, timeout_s=ANSWER_S, wait_s=ANSWER_S)
     except DaemonError as error:
-        return _replace_silent(instance, error)
+        return _replace_silent(instance, seen.holder_pid, error)
+    if before.is_abandoned:
+        say("note: its holder was killed: another one takes its place")
+        give_holder(instance, before.pid)
     daemons.ask(instance, "restart", timeout_s=HANDOVER_S)
     after = _wait_for_other(instance, old_pid=before.pid, old_generation=before.generation)
     return Restarted(before.pid, before.generation, after)
 
 
-def _replace_silent(instance: Instance, error: DaemonError) -> Restarted:
+def give_holder(instance: Instance, daemon_pid: int) -> int:
+    """Start a holder for a daemon that lost its own; returns its pid. Raises GuestmemfsError."""
+
+    def entrust(log: str, notify_socket: str) -> None:
+        daemons.ask(instance, "entrust", {"log": log, "notify_socket": notify_socket}, timeout_s=HANDOVER_S)
+
+    state_dir = instance.paths.state_dir
+    return launch.adopt_daemon(state_dir, launch.daemon_argv(state_dir), daemon_pid, entrust)
+
+
+def _replace_silent(instance: Instance, holder_pid: int | None, error: DaemonError) -> Restarted:
     pid = daemons.pid_by_lock(instance.paths.lock)
     if pid is not None:
-        if not _is_supervised(pid):
+        if holder_pid is None and not _is_supervised(pid):
             raise DaemonError(
                 f"the daemon (pid {pid}) does not answer, and nobody would start another: {error.message}",
-                hint="it was started by hand with --foreground; see what it says there",
+                hint="it was started by hand with --foreground, or its holder was killed",
             )
         say(f"note: the daemon (pid {pid}) does not answer: killing it, another takes over")
         daemons.send(pid, signal.SIGKILL)
@@ -68,12 +85,13 @@ def _replace_silent(instance: Instance, error: DaemonError) -> Restarted:
 
 
 def _is_supervised(pid: int) -> bool:
-    """Whether somebody keeps the daemon's connection and starts another: its environment tells."""
+    """Whether somebody keeps its connection and starts another: whoever its environment names listens."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return any(each.startswith(b"NOTIFY_SOCKET=") for each in file.read().split(b"\0"))
+            environ = dict(each.partition(b"=")[::2] for each in file.read().split(b"\0"))
     except OSError:
         return True  # it is gone already
+    return Notifier(os.fsdecode(environ.get(b"NOTIFY_SOCKET", b"")) or None).is_heard()
 
 
 def _wait_for_other(instance: Instance, *, old_pid: int | None, old_generation: int | None) -> Pong:

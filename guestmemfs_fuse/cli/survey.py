@@ -37,9 +37,10 @@ class Finding:
         """What to do about it, None when all is well."""
         name, mountpoint = self.instance.name, self.instance.config.mountpoint
         if self.pong is not None and self.pong.is_abandoned:
+            what = "nobody would start the next daemon"
             if self.instance.config.kind == "memfd":
-                return "its holder was killed: its memory ends with the daemon, and files cannot be added"
-            return "its holder was killed, nobody restarts the daemon: `umount` and `mount` when it is idle"
+                what = "its memory ends with the daemon, and files cannot be added"
+            return f"its holder was killed, {what}: `guestmemfs restart {name}` starts another holder"
         match self.condition:
             case Condition.DEAD_MOUNT if self.instance.config.kind == "memfd" and not self.seen.holder_pid:
                 # Its memory was nowhere but in its holder.

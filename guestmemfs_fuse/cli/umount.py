@@ -64,5 +64,5 @@ def _require_kept(instance: Instance) -> None:
     if daemons.ping(instance, timeout_s=5.0, wait_s=5.0).is_abandoned:
         raise GuestmemfsError(
             f"unmounting {instance.name} would lose its memory: its holder was killed",
-            hint=f"`guestmemfs destroy {instance.name} --yes` if that is meant",
+            hint=f"`guestmemfs restart {instance.name}` starts another; `destroy --yes` gives the memory up",
         )

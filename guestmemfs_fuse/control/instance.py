@@ -16,6 +16,7 @@ from guestmemfs_fuse.control.server import Handler, Progress
 from guestmemfs_fuse.engine import resizing
 from guestmemfs_fuse.engine.engine import Engine
 from guestmemfs_fuse.engine.storage import Storage
+from guestmemfs_fuse.handover import fdnames
 from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.handover.launch import holder_pid
 from guestmemfs_fuse.handover.luo_preserve import Preservation
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class InstanceHandlers:
-    """ping, status, resize, preserve, thaw. stall_ns: how long callers waited when we took over, or None."""
+    """ping, status, resize, entrust, preserve, thaw.
+
+    stall_ns: how long callers waited when we took over, or None.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class InstanceHandlers:
         storage: Storage,
         preservation: Preservation,
         notifier: Notifier,
+        fuse_fd: int,
         relay_statistics: Callable[[], DataclassInstance],
     ) -> None:
         self._config = config
@@ -45,13 +50,14 @@ class InstanceHandlers:
         self._storage = storage
         self._preservation = preservation
         self._notifier = notifier
+        self._fuse_fd = fuse_fd
         self._relay_statistics = relay_statistics
         self._files = Handlers(engine)
         self.stall_ns: int | None = None
 
     def table(self) -> dict[str, Handler]:
         """Every command but `restart`, by name."""
-        own = {"ping": self._ping, "status": self._status, "resize": self._resize}
+        own = {"ping": self._ping, "status": self._status, "resize": self._resize, "entrust": self._entrust}
         return {**self._files.table(), **own, "preserve": self._preserve, "thaw": self._thaw}
 
     @property
@@ -91,6 +97,24 @@ class InstanceHandlers:
         if not self._notifier.is_heard():
             return None
         return holder_pid(self._paths.state_dir) or 1
+
+    async def _entrust(self, args: Args, progress: Progress) -> object:
+        """{log, notify_socket} -> {}: give a new holder what the one that was killed had of us.
+
+        Not in a thread: a number that is closed meanwhile would be another file's.
+        """
+        log_fd = os.open(argument(args, "log", str), os.O_WRONLY | os.O_CLOEXEC)
+        for standard in (1, 2):
+            os.dup2(log_fd, standard)
+        os.close(log_fd)
+        os.environ["NOTIFY_SOCKET"] = argument(args, "notify_socket", str)  # a successor's, too
+        self._notifier.move(os.environ["NOTIFY_SOCKET"])
+        kept = {**self._storage.region.handover_fds(), **self._preservation.handover_fds()}
+        for name, fds in {fdnames.FUSE: [self._fuse_fd], **kept}.items():
+            self._notifier.store(name, *fds)
+        self._notifier.barrier()
+        self._notifier.ready()
+        return {}
 
     async def _resize(self, args: Args, progress: Progress) -> object:
         """{size_bytes} -> {old_bytes, new_bytes}: the region's size, in whole blocks."""

@@ -45,6 +45,13 @@ class DaemonLog:
         """Add a line of the holder's own; it is no part of anybody's last words."""
         self._write(f"guestmemfs-holder: {text}\n".encode(errors="replace"))
 
+    def note_bug(self, error: BaseException) -> None:
+        """Add what the holder ran into, and the line where: there is no traceback module in it."""
+        trace, line = error.__traceback__, 0
+        while trace is not None:
+            line, trace = trace.tb_lineno, trace.tb_next
+        self.note(f"{type(error).__name__}: {error} (line {line})")
+
     def new_daemon(self) -> None:
         """What follows is somebody else's: the tail starts anew."""
         self._lines, self._unfinished = [], b""

@@ -147,6 +147,10 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
             return probe.connect_ex(self._address) == 0
 
+    def move(self, notify_socket: str) -> None:
+        """Speak to another store from now on; it has nothing of ours yet. Raises DaemonError."""
+        self._address = socket_address(notify_socket)
+
     def statistics(self) -> dict[str, int]:
         """Messages sent, and those that found nobody."""
         return {"sent": self._sent, "failed": self._failed}

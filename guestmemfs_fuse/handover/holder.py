@@ -1,15 +1,17 @@
 """The holder: a tiny process that keeps descriptors and a daemon alive where systemd does not.
 
-Run by path, `python -I -S holder.py STATE_DIR STARTER_FD PID_FD -- DAEMON...`, by handover/launch.py, which
-has locked holder.pid in its name and made it a child subreaper (both are kept across exec): a successor that
-outlives its predecessor becomes its child. It is the NOTIFY_SOCKET of its daemon and speaks sd_notify(3) as
-systemd does, plus what handover/launch.py asks of it (X_GUESTMEMFS_*).
+Run by path, `python -I -S holder.py STATE_DIR STARTER_FD PID_FD ADOPTED_PID -- DAEMON...`, by
+handover/launch.py, which has locked holder.pid in its name and made it a child subreaper (both are kept
+across exec): a successor that outlives its predecessor becomes its child. It is the NOTIFY_SOCKET of its
+daemon and speaks sd_notify(3) as systemd does, plus what handover/launch.py asks of it (X_GUESTMEMFS_*).
 
 Rules
 - A daemon that ends with status 0, or in answer to SIGTERM, was to stop: the mount's descriptor is dropped.
 - One that ends otherwise is started again (restart_policy.py); given up, its last words are written down and
   the mount's descriptor is dropped too, since callers would hang on it for ever. Guest memory stays.
 - With neither daemon nor descriptors left, the holder ends. So it outlives a stopped `memfd` instance.
+- A daemon whose holder was killed can be adopted (ADOPTED_PID, else 0): it is no child of ours, and how it
+  or a successor of its making ends is not known; what we start after it is a child again.
 - SIGTERM: ends a start that somebody waits for, otherwise is passed on to the daemon.
 
 Invariants: standard library only and little of it (measured: under 12 MiB); idle means no wake-ups; no
@@ -38,6 +40,7 @@ from guestmemfs_fuse.handover.notify_socket import NotifySocket
 from guestmemfs_fuse.handover.pid_file import PidFile
 from guestmemfs_fuse.handover.restart_policy import ABORT_GRACE_S, EXIT_COME_BACK, WINDOW_S, RestartPolicy
 from guestmemfs_fuse.handover.spawn import spawn
+from guestmemfs_fuse.handover.starter import Starter
 
 START_TIMEOUT_S = 90.0
 """A restarted daemon that is not ready by then is hung: callers wait for it. systemd's default, too."""
@@ -58,8 +61,11 @@ class Holder:
         self._main_pidfd = -1
         self._formers: dict[int, int] = {}  # pid -> pidfd of daemons that named a successor and still live
         self._said: dict[str, str] = {}  # what the daemon told about a failure
-        self._starter = -1  # write end of the pipe of whoever waits for READY
-        self._next: tuple[list[str], int] | None = None  # a start that waits for the daemon to have stopped
+        self._starter = Starter()  # who waits for READY
+        self._next: tuple[list[str], Starter] | None = (
+            None  # a start that waits for the daemon to have stopped
+        )
+        self._is_adopted = False  # the present daemon, or that its predecessors were
         self._ever_ready = False
         self._is_ready = False  # the present daemon
         self._stopping = False
@@ -80,17 +86,20 @@ class Holder:
         for fd in (self._wakeup, self._stderr, notify.fileno()):
             self._poll.register(fd, select.POLLIN)
 
-    def run(self, starter: int) -> None:
-        """Start the daemon and keep it; returns when nothing is left to keep."""
+    def run(self, starter: Starter, adopted_pid: int = 0) -> None:
+        """Start the daemon, or adopt it, and keep it; returns when nothing is left to keep."""
         self._starter = starter
-        self._start()
+        if adopted_pid:
+            self._adopt(adopted_pid)
+        else:
+            self._start()
         while self._main or self._restart_at_s is not None or len(self._kept):
             ready = self._poll.poll(self._wait_ms())
             try:
                 self._turn({fd for fd, _events in ready})
             except Exception as error:
                 # A bug of ours must not cost guest memory; the pause is for one that does not go away.
-                self._log.note(f"{type(error).__name__}: {error} (line {_line_of(error)})")
+                self._log.note_bug(error)
                 time.sleep(1.0)
 
     def _wait_ms(self) -> float | None:
@@ -130,7 +139,7 @@ class Holder:
     def _start(self) -> None:
         self._restart_at_s = None
         self._said = {}
-        self._is_ready = False
+        self._is_ready = self._is_adopted = False
         self._log.new_daemon()
         env = {**os.environ, "NOTIFY_SOCKET": self._notify.address, "FDSTORE": str(FDSTORE_MAX)}
         stdio = (self._null, self._daemon_stderr, self._daemon_stderr)
@@ -141,8 +150,20 @@ class Holder:
             self._failed(f"the daemon could not be started: {error.strerror}")
             return
         self._log.note(f"daemon {pid} started")
-        self._kill_at_s = None if self._starter >= 0 else time.monotonic() + START_TIMEOUT_S
-        self._tell_starter(f"D{pid}\n")
+        self._kill_at_s = None if self._starter.waits else time.monotonic() + START_TIMEOUT_S
+        self._starter.tell(f"D{pid}\n")
+
+    def _adopt(self, pid: int) -> None:
+        """Be the holder of a daemon that runs. Whoever waits has it give us what it has, and say READY."""
+        # What comes is guest memory from the beginning, however this ends.
+        self._is_adopted = self._ever_ready = True
+        try:
+            self._watch(pid)
+        except OSError as error:
+            self._fail_start(f"daemon {pid} cannot be adopted: {error.strerror}")
+            return
+        self._log.note(f"daemon {pid} is being adopted")
+        self._starter.tell(f"A{self._daemon_stderr} {os.fsencode(self._notify.address).hex()}\n")
 
     def _watch(self, pid: int) -> None:
         """Make pid the daemon. Raises OSError when there is no such process."""
@@ -174,7 +195,7 @@ class Holder:
                 return dead
             dead.append((pid, os.waitstatus_to_exitcode(status)))
 
-    def _ended(self, pid: int, code: int) -> None:
+    def _ended(self, pid: int, code: int | None) -> None:
         if (pidfd := self._formers.pop(pid, -1)) >= 0:
             os.close(pidfd)
         if pid != self._main:
@@ -185,7 +206,7 @@ class Holder:
         self._log.note(f"daemon {pid} {how}")
         wanted = self._stopping or self._dropped or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
-        if self._starter >= 0 or not (wanted or self._next):
+        if self._starter.waits or not (wanted or self._next):
             # SIGKILL is never the daemon's own doing, ready or not: on a busy host it may hit each start.
             by_others = code == -signal.SIGKILL or (self._is_ready and code == EXIT_COME_BACK)
             self._failed(f"the daemon {how}", killed=by_others)
@@ -203,10 +224,10 @@ class Holder:
             # It has handed everything over, and only its death lets us learn the status (SIGCHLD follows).
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not self._formers:
-            self._ended(self._main, 0 if "STOPPING" in self._said else 255)
+            self._ended(self._main, 0 if "STOPPING" in self._said else None)
 
     def _failed(self, reason: str, *, killed: bool = False) -> None:
-        if self._starter >= 0:
+        if self._starter.waits:
             self._fail_start(reason)
             return
         delay_s = self._policy.died(time.monotonic(), killed=killed)
@@ -230,15 +251,20 @@ class Holder:
         return LastWords(reason, error, message if error else "", hint, self._log.tail())
 
     def _terminate(self) -> None:
+        if self._starter.waits and self._is_adopted:
+            os.close(self._unwatch())  # it goes on as it did, with its own descriptors
+            self._kept.clear()
+            self._fail_start("the adoption was called off")
+            return
         self._stopping = True
         self._restart_at_s = None
         if not self._main:
             self._stopping = False
             self._kept.remove(fdnames.FUSE)
-            if self._starter >= 0:
+            if self._starter.waits:
                 self._fail_start("the start was called off")
             return
-        if self._starter >= 0:
+        if self._starter.waits:
             self._kill_at_s = time.monotonic() + ABORT_GRACE_S
         self._signal_main(signal.SIGTERM)
 
@@ -283,7 +309,7 @@ class Holder:
             # A daemon without its descriptors would begin anew what is being destroyed.
             self._dropped, self._restart_at_s = True, None
         if "X_GUESTMEMFS_START" in message and fds:
-            self._start_again(bytes.fromhex(message["X_GUESTMEMFS_START"]), fds.pop(0))
+            self._start_again(bytes.fromhex(message["X_GUESTMEMFS_START"]), Starter(fds.pop(0)))
 
     def _new_main(self, pid: int) -> None:
         if pid == self._main:
@@ -299,7 +325,10 @@ class Holder:
         self._is_ready = False
         if former:
             self._look_away(former_pidfd)
-            self._formers[former] = former_pidfd
+            if self._is_adopted:
+                os.close(former_pidfd)  # its end would not make the new one our child
+            else:
+                self._formers[former] = former_pidfd
         self._log.note(f"daemon {pid} takes over from {former}")
         self._kill_at_s = time.monotonic() + START_TIMEOUT_S
 
@@ -310,24 +339,20 @@ class Holder:
             os.unlink(self._last_words_path)
         except OSError:
             pass
-        self._tell_starter("R")
-        self._hang_up()
+        self._starter.hang_up("R")
 
-    def _start_again(self, packed_argv: bytes, starter: int) -> None:
+    def _start_again(self, packed_argv: bytes, starter: Starter) -> None:
         argv = [os.fsdecode(word) for word in packed_argv.split(b"\0")]
         if self._main and not self._next and (self._stopping or "STOPPING" in self._said):
             self._next = argv, starter
             return
         if self._main or self._restart_at_s is not None:
-            os.write(starter, f"E{LastWords('a daemon is running already')}".encode())
-            os.close(starter)
+            starter.hang_up(f"E{LastWords('a daemon is running already')}")
             return
         self._argv, self._starter = argv, starter
         self._dropped = False
         self._policy.forget()
         self._start()
-
-    # -- who waits for the start -----------------------------------------------------------------------
 
     def _fail_start(self, reason: str) -> None:
         """The start that somebody waits for failed.
@@ -339,30 +364,12 @@ class Holder:
             self._kept.remove(fdnames.FUSE)
         else:
             self._kept.clear()
-        self._tell_starter(f"E{self._words(reason)}")
-        self._hang_up()
-
-    def _tell_starter(self, text: str) -> None:
-        if self._starter >= 0:
-            try:
-                os.write(self._starter, text.encode(errors="replace"))
-            except OSError:
-                pass  # it does not wait any more
-
-    def _hang_up(self) -> None:
-        if self._starter >= 0:
-            os.close(self._starter)
-            self._starter = -1
+        self._starter.hang_up(f"E{self._words(reason)}")
 
 
-def _line_of(error: BaseException) -> int:
-    trace, line = error.__traceback__, 0
-    while trace is not None:
-        line, trace = trace.tb_lineno, trace.tb_next
-    return line
-
-
-def _how(code: int) -> str:
+def _how(code: int | None) -> str:
+    if code is None:
+        return "ended, and nobody saw how"
     return f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
@@ -370,20 +377,20 @@ def _how(code: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """STATE_DIR STARTER_FD PID_FD -- DAEMON...: hold until nothing is left to hold."""
-    state_dir, starter_text, pid_text, _dashes, *argv = arguments
-    starter = int(starter_text)
+    """STATE_DIR STARTER_FD PID_FD ADOPTED_PID -- DAEMON...: hold until nothing is left to hold."""
+    state_dir, starter_text, pid_text, adopted_text, _dashes, *argv = arguments
+    starter = Starter(int(starter_text))
     pid_file = PidFile(os.path.join(state_dir, "holder.pid"), int(pid_text))
-    detach(keep=(starter, pid_file.fd))
+    detach(keep=(int(starter_text), pid_file.fd))
     try:
         notify = NotifySocket(os.path.join(state_dir, "notify.sock"))
         log = DaemonLog(os.path.join(state_dir, "daemon.log"))
         holder = Holder(notify, log, os.path.join(state_dir, "last_words"), argv)
     except OSError as error:
         words = LastWords(f"the holder cannot start: {error.strerror} ({error.filename or state_dir})")
-        os.write(starter, f"E{words}".encode(errors="replace"))
+        starter.hang_up(f"E{words}")
         return 1
-    holder.run(starter)
+    holder.run(starter, int(adopted_text))
     notify.unlink()
     pid_file.remove()
     return 0

@@ -95,7 +95,7 @@ def _ask_holder(
     finally:
         os.close(writer)
     with _Start(state_dir, reader, ready_timeout_s) as start:
-        start.take_pids(b"H%d\n" % present)
+        start.take_lines(b"H%d\n" % present)
         meanwhile()
         start.wait()
     return present
@@ -115,21 +115,43 @@ def spawn_holder(
     meanwhile: done while they start.
     Raises as start_daemon, and DaemonError when state_dir has a holder already.
     """
+    with _begin(state_dir, argv, ready_timeout_s, ours=not may_keep) as start:
+        meanwhile()
+        start.wait()
+        return start.holder
+
+
+def adopt_daemon(
+    state_dir: str, argv: Sequence[str], daemon_pid: int, entrust: Callable[[str, str], object]
+) -> int:
+    """Start a holder for daemon_pid, whose own was killed; returns the holder's pid once it keeps everything.
+
+    entrust: has the daemon give its descriptors; gets the path of the new log and the new NOTIFY_SOCKET.
+    argv: what the holder starts when the daemon dies. Raises what entrust raises, and as spawn_holder; the
+    daemon goes on as before then, and the new holder ends.
+    """
+    with _begin(state_dir, argv, READY_TIMEOUT_S, ours=False, adopted_pid=daemon_pid) as start:
+        entrust(*start.wait_for_address())
+        start.wait()
+        return start.holder
+
+
+def _begin(
+    state_dir: str, argv: Sequence[str], timeout_s: float, *, ours: bool, adopted_pid: int = 0
+) -> _Start:
+    """Have a new process become the holder."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         child = os.fork()
         if child == 0:
-            _double_fork(os.path.abspath(state_dir), argv, writer)
+            _double_fork(os.path.abspath(state_dir), argv, writer, adopted_pid)
     except BaseException:
         os.close(reader)
         raise
     finally:
         os.close(writer)
-    with _Start(state_dir, reader, ready_timeout_s, ours=not may_keep) as start:
-        os.waitpid(child, 0)
-        meanwhile()
-        start.wait()
-        return start.holder
+    os.waitpid(child, 0)
+    return _Start(state_dir, reader, timeout_s, ours=ours)
 
 
 def drop_kept(state_dir: str) -> None:
@@ -159,12 +181,12 @@ def wait_holder_gone(state_dir: str, timeout_s: float) -> bool:
 # -- the start's two ends --------------------------------------------------------------------------------
 
 
-def _double_fork(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn:
+def _double_fork(state_dir: str, argv: Sequence[str], writer: int, adopted_pid: int) -> NoReturn:
     """In the first child: start the holder and end, so that the holder is no child of ours."""
     try:
         os.setsid()
         if os.fork() == 0:
-            _become_holder(state_dir, argv, writer)
+            _become_holder(state_dir, argv, writer, adopted_pid)
         os._exit(0)
     except OSError as error:
         why = "another one is there" if isinstance(error, BlockingIOError) else error.strerror
@@ -174,7 +196,7 @@ def _double_fork(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn:
         os._exit(1)
 
 
-def _become_holder(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn:
+def _become_holder(state_dir: str, argv: Sequence[str], writer: int, adopted_pid: int) -> NoReturn:
     """In the second child. Raises OSError.
 
     Until the exec it shares its command's claim on the state directory (cli/claim.py), and by then it has its
@@ -186,7 +208,8 @@ def _become_holder(state_dir: str, argv: Sequence[str], writer: int) -> NoReturn
     mine = PidFile(Paths(state_dir).holder_pid)
     for fd in (writer, mine.fd):
         os.set_inheritable(fd, True)
-    command = [sys.executable, "-I", "-S", _HOLDER, state_dir, str(writer), str(mine.fd), "--", *argv]
+    numbers = (str(number) for number in (writer, mine.fd, adopted_pid))
+    command = [sys.executable, "-I", "-S", _HOLDER, state_dir, *numbers, "--", *argv]
     os.execve(command[0], command, _environment(os.environ))
 
 
@@ -196,7 +219,7 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Start:
-    """Reads `H<pid>\\n`, `D<pid>\\n`, then `R`, or `E<last words>` and the end. Without R it cleans up."""
+    """The reading end of what handover/starter.py writes. Without R it cleans up."""
 
     def __init__(self, state_dir: str, reader: int, timeout_s: float, *, ours: bool = False) -> None:
         self._paths = Paths(state_dir)
@@ -208,7 +231,17 @@ class _Start:
         self._data = b""
         self._ready = False
         self._over = False  # the holder hung up
+        self._address: tuple[str, str] | None = None
         self.holder = 0
+
+    def wait_for_address(self) -> tuple[str, str]:
+        """(path of the log, NOTIFY_SOCKET) of a holder that adopts. Raises GuestmemfsError."""
+        while self._address is None and not self._over and _readable(self._reader, self._deadline_s):
+            self._read_more()
+        if self._address is None:
+            self.wait()
+            raise _HolderGoneError("the holder adopts nobody", hint=self._hint())
+        return self._address
 
     def wait(self) -> None:
         """Return once the daemon is ready. Raises GuestmemfsError otherwise."""
@@ -231,15 +264,22 @@ class _Start:
     def _read_until(self, deadline_s: float) -> bytes:
         """Read to R, the end, or the deadline; what there is so far without the pids."""
         while not self._over and self._data != b"R" and _readable(self._reader, deadline_s):
-            more = os.read(self._reader, 1 << 16)
-            self._over = not more
-            self._data = self.take_pids(self._data + more)
+            self._read_more()
         return self._data
 
-    def take_pids(self, data: bytes) -> bytes:
-        """Remember the processes that data names, the holder first; returns what follows them."""
-        while data[:1] in (b"H", b"D") and b"\n" in data:
+    def _read_more(self) -> None:
+        more = os.read(self._reader, 1 << 16)
+        self._over = not more
+        self._data = self.take_lines(self._data + more)
+
+    def take_lines(self, data: bytes) -> bytes:
+        """Remember the processes that data names, the holder first, and the address; returns what follows."""
+        while data[:1] in (b"H", b"D", b"A") and b"\n" in data:
             line, _newline, data = data.partition(b"\n")
+            if line[:1] == b"A":
+                log_fd, address = line[1:].decode().split(" ")
+                self._address = f"/proc/{self.holder}/fd/{log_fd}", os.fsdecode(bytes.fromhex(address))
+                continue
             if line[:1] == b"H":
                 self.holder = int(line[1:])
             with suppress(ProcessLookupError):

@@ -78,6 +78,7 @@ def main() -> None:
         signal.SIGTERM: lambda: stop(notifier, slow=slow, come_back=come_back),
         signal.SIGUSR1: lambda: hand_over(notifier, fds, argv, stay=behaviour == "former stays"),
         signal.SIGUSR2: lambda: print("a line from the daemon", file=sys.stderr, flush=True),
+        signal.SIGHUP: lambda: entrust(notifier, fds, ready=behaviour != "never ready"),
     }
     if behaviour == "lost successor" and "successor" not in sys.argv:
         orders[signal.SIGUSR1] = lambda: lose_successor(notifier)
@@ -88,6 +89,15 @@ def main() -> None:
     notifier.ready()
     while True:
         orders[signal.sigwait(orders)]()
+
+
+def entrust(notifier: Notifier, fds: dict[str, list[int]], *, ready: bool) -> None:
+    """Give everything to a new holder, which listens where the old one did."""
+    for name, found in fds.items():
+        notifier.store(name, *found)
+    notifier.barrier()
+    if ready:
+        notifier.ready()
 
 
 def stop(notifier: Notifier, *, slow: bool, come_back: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_a_daemon_that_does_not_answer_is_killed(
 def test_a_daemon_that_nobody_would_start_again_is_not_killed(
     run: Run, see: See, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    see(SERVING)
+    see(replace(SERVING, holder_pid=None))
     daemon.answers["ping"] = DaemonError("the daemon did not answer ping within 5 s")
     monkeypatch.setattr(daemons, "pid_by_lock", lambda path: os.getpid())
     monkeypatch.setattr(restarting, "_is_supervised", lambda pid: False)
@@ -131,16 +132,28 @@ def test_a_daemon_that_nobody_would_start_again_is_not_killed(
 
 
 @pytest.mark.parametrize(
-    ("environment", "supervised"), [({"NOTIFY_SOCKET": "/x"}, True), ({"NOTIFY": "NOTIFY_SOCKET=/x"}, False)]
+    ("environment", "supervised"),
+    [
+        ({"NOTIFY_SOCKET": "heard"}, True),
+        ({"NOTIFY_SOCKET": "left behind"}, False),
+        ({"NOTIFY": "NOTIFY_SOCKET=heard"}, False),
+    ],
 )
-def test_supervision_is_read_from_the_environment(environment: dict[str, str], supervised: bool) -> None:
-    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=environment)
-    environ = Path(f"/proc/{child.pid}/environ")
-    try:
-        assert sight.wait_until(lambda: environ.read_bytes() != b"", 10), "exec has not finished"
-        assert restarting._is_supervised(child.pid) is supervised
-    finally:
-        child.communicate()
+def test_supervision_is_read_from_the_environment(
+    environment: dict[str, str], supervised: bool, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "heard"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as killed:
+            killed.bind(str(tmp_path / "left behind"))
+        env = {name: f"{tmp_path}/{value}" for name, value in environment.items()}
+        child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=env)
+        environ = Path(f"/proc/{child.pid}/environ")
+        try:
+            assert sight.wait_until(lambda: environ.read_bytes() != b"", 10), "exec has not finished"
+            assert restarting._is_supervised(child.pid) is supervised
+        finally:
+            child.communicate()
 
 
 def test_a_daemon_that_is_coming_back_is_waited_for(run: Run, see: See, daemon: FakeDaemon) -> None:
