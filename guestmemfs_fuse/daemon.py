@@ -301,6 +301,7 @@ class Daemon:
         async with Successor.start(daemon_argv(self._paths.state_dir), fds, env) as successor:
             await successor.warm(_WARM_S)
             task_status.started(successor.pid)
+            await trio.to_thread.run_sync(self._storage.region.freeing.wait)  # else callers would, below
             await self._server.finish(_LAST_REPLIES_S)
             await self._preservation.come_to_rest()
             word = await self._stop_serving()

@@ -18,6 +18,7 @@ _TOTAL = "_total"
 GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "guestmemfs_up": ("Whether a daemon serves the instance.", ()),
     "guestmemfs_condition": ("1 for the condition `list` shows.", ("condition",)),
+    "guestmemfs_holder_up": ("Whether a holder, or systemd, keeps what the next daemon needs.", ()),
     "guestmemfs_generation": ("How many daemons have served the instance.", ()),
     "guestmemfs_region_size_bytes": ("Size of the region.", ("kind",)),
     "guestmemfs_region_used_bytes": ("Bytes of the region that belong to files.", ("kind",)),
@@ -77,6 +78,7 @@ def _samples(seen: Seen) -> Iterator[_Sample]:
     if (status := seen.status) is None:
         return
     region, files, counters = status["region"], status["files"], status["counters"]
+    yield _Sample("guestmemfs_holder_up", status["holder_pid"] is not None)
     yield _Sample("guestmemfs_generation", status["generation"])
     for figure in ("size_bytes", "used_bytes", "free_bytes"):
         yield _Sample(f"guestmemfs_region_{figure}", region[figure], (region["kind"],))

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli import Guestmemfs, Instance
+from tests.guest.rig import wait_until
 
 MIB = 1 << 20
 WITHIN_S = 30.0
@@ -68,12 +69,14 @@ def scraped(url: str) -> dict[tuple[str, ...], float]:
 def test_metrics_are_scraped_over_loopback_and_follow_the_daemon(instance: Instance, served: str) -> None:
     make(instance.mountpoint / "ram", 4 * MIB)
     first = scraped(served)
-    assert first["guestmemfs_up", "gm"] == 1
+    assert first["guestmemfs_up", "gm"] == first["guestmemfs_holder_up", "gm"] == 1
     assert first["guestmemfs_region_used_bytes", "gm", "tmpfs"] == 4 * MIB
     assert first["guestmemfs_data_calls_total", "gm"] == 0
     os.kill(instance.daemon_pid, signal.SIGKILL)
     instance.status()  # waits for the next daemon
     assert scraped(served)["guestmemfs_generation", "gm"] == 2
+    os.kill(instance.status()["holder_pid"], signal.SIGKILL)
+    assert wait_until(lambda: scraped(served)["guestmemfs_holder_up", "gm"] == 0, WITHIN_S)
 
 
 def test_metrics_listen_on_loopback_only(instance: Instance, served: str) -> None:

@@ -39,6 +39,7 @@ def status(pid: int = 41, **relay: Any) -> dict[str, Any]:
         "mountpoint": "/mnt/guests",
         "state": "serving",
         "daemon_pid": pid,
+        "holder_pid": 40,
         "generation": 3,
         "region": {"kind": "tmpfs", "size_bytes": 64 << 20, "used_bytes": 16 << 20, "free_bytes": 48 << 20},
         "huge": {"bytes": 16 << 20, "fraction": 1.0},
