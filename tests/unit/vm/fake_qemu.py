@@ -26,7 +26,13 @@ class FakeQemu:
     """See the module. Its process is a `cat` that ends when its standard input is closed, as on `quit`."""
 
     def __init__(self, memory_path: Path, *, is_new: bool = False, fail_at: int | None = None) -> None:
-        self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd=memory_path.parent)
+        self.process = subprocess.Popen(
+            ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=memory_path.parent
+        )
+        # Popen returns before the kernel has mapped the program: once it answers, its maps are complete.
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(b"\n")
+        assert self.process.stdout.readline() == b"\n"
         self.status = "running"
         self.capabilities = {"x-ignore-shared": False, "xbzrle": False}
         self.parameters: dict[str, object] = {"max-bandwidth": 1 << 27}
@@ -52,9 +58,7 @@ class FakeQemu:
         return self.process.pid
 
     def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
     async def execute(self, command: str, **arguments: Any) -> Any:
         self.commands.append(command)
