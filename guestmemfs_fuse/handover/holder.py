@@ -11,7 +11,8 @@ Rules
   the mount's descriptor is dropped too, since callers would hang on it for ever. Guest memory stays.
 - With neither daemon nor descriptors left, the holder ends. So it outlives a stopped `memfd` instance.
 - A daemon whose holder was killed can be adopted (ADOPTED_PID, else 0): it is no child of ours, and how it
-  or a successor of its making ends is not known; what we start after it is a child again.
+  or a successor of its making ends is not known; what we start after it is a child again. Called off, also
+  by the end of whoever asked for it, that daemon goes on with its own descriptors and we end.
 - SIGTERM: ends a start that somebody waits for, otherwise is passed on to the daemon.
 
 Invariants: standard library only and little of it (measured: under 12 MiB); idle means no wake-ups; no
@@ -39,7 +40,7 @@ from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.handover.notify_socket import NotifySocket
 from guestmemfs_fuse.handover.pid_file import PidFile
 from guestmemfs_fuse.handover.restart_policy import ABORT_GRACE_S, EXIT_COME_BACK, WINDOW_S, RestartPolicy
-from guestmemfs_fuse.handover.spawn import spawn
+from guestmemfs_fuse.handover.spawn import how_ended, spawn
 from guestmemfs_fuse.handover.starter import Starter
 
 START_TIMEOUT_S = 90.0
@@ -62,9 +63,8 @@ class Holder:
         self._formers: dict[int, int] = {}  # pid -> pidfd of daemons that named a successor and still live
         self._said: dict[str, str] = {}  # what the daemon told about a failure
         self._starter = Starter()  # who waits for READY
-        self._next: tuple[list[str], Starter] | None = (
-            None  # a start that waits for the daemon to have stopped
-        )
+        # A start that waits for the daemon to have stopped.
+        self._next: tuple[list[str], Starter] | None = None
         self._is_adopted = False  # the present daemon, or that its predecessors were
         self._ever_ready = False
         self._is_ready = False  # the present daemon
@@ -118,6 +118,9 @@ class Holder:
             self._ended(pid, status)
         if ended and ended == self._main:
             self._main_ended_unseen()
+        if self._starter.has_left(ready):
+            # Nobody would go on with the adoption: a holder without the descriptors would pass for one with.
+            self._terminate()
         now_s = time.monotonic()
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._log.note(f"daemon {self._main} is not ready in time: killed")
@@ -163,6 +166,7 @@ class Holder:
             self._fail_start(f"daemon {pid} cannot be adopted: {error.strerror}")
             return
         self._log.note(f"daemon {pid} is being adopted")
+        self._starter.watch(self._poll)
         self._starter.tell(f"A{self._daemon_stderr} {os.fsencode(self._notify.address).hex()}\n")
 
     def _watch(self, pid: int) -> None:
@@ -202,7 +206,7 @@ class Holder:
             return
         os.close(self._unwatch())
         self._kill_at_s = None
-        how = _how(code)
+        how = how_ended(code)
         self._log.note(f"daemon {pid} {how}")
         wanted = self._stopping or self._dropped or (code == 0 and not self._successor_lost)
         self._stopping = self._successor_lost = False
@@ -365,12 +369,6 @@ class Holder:
         else:
             self._kept.clear()
         self._starter.hang_up(f"E{self._words(reason)}")
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "ended, and nobody saw how"
-    return f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
 # -- the process ---------------------------------------------------------------------------------------

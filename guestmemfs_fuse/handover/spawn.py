@@ -56,6 +56,13 @@ def spawn(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def how_ended(code: int | None) -> str:
+    """What became of a process, for the log. code: as os.waitstatus_to_exitcode; None: no child of ours."""
+    if code is None:
+        return "ended, and nobody saw how"
+    return f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
+
+
 def _become(
     argv: Sequence[str],
     env: Mapping[str, str],

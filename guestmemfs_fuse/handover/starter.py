@@ -11,6 +11,11 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import select
+    from collections.abc import Collection
+
 
 class Starter:
     """One who waits, or nobody (fd -1)."""
@@ -18,11 +23,21 @@ class Starter:
     def __init__(self, fd: int = -1) -> None:
         """fd: write end of the pipe, which becomes ours."""
         self._fd = fd
+        self._poll: select.poll | None = None
 
     @property
     def waits(self) -> bool:
         """Whether somebody has still to hear how it went."""
         return self._fd >= 0
+
+    def watch(self, poll: select.poll) -> None:
+        """Have poll tell when nobody reads any more: see has_left."""
+        poll.register(self._fd, 0)  # POLLERR is always reported (poll(2))
+        self._poll = poll
+
+    def has_left(self, ready: Collection[int]) -> bool:
+        """Whether the one who waited is gone, unanswered. ready: what poll told."""
+        return self._poll is not None and self._fd in ready
 
     def tell(self, text: str) -> None:
         """Write text, if anybody waits."""
@@ -35,6 +50,9 @@ class Starter:
     def hang_up(self, text: str) -> None:
         """Write text, which is the last thing to be said."""
         self.tell(text)
+        if self._poll is not None:
+            self._poll.unregister(self._fd)
+            self._poll = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

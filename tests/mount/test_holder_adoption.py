@@ -88,6 +88,40 @@ def test_an_adoption_that_is_called_off_leaves_the_daemon_alone(stage: Stage) ->
     assert memfds_of(adopt(stage, pid)) == BOTH, "the next one works"
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["nothing", "everything"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_regression_an_adoption_whose_command_is_killed_leaves_no_holder(
+    stage: Stage, number: int, given: bool
+) -> None:
+    """A holder that has nothing would pass for one that has everything: nobody gives the daemon another."""
+    stage.behave("never ready")
+    pid = orphaned(stage)
+    reader, writer = os.pipe()
+
+    def stop_there() -> None:
+        if given:
+            stage.kill(pid, signal.SIGHUP)
+            until(lambda: memfds_of(stage.holder() or 0) == BOTH, "everything was given")
+        os.write(writer, b"!")
+        signal.pause()
+
+    command = os.fork()
+    if command == 0:
+        try:
+            adopt(stage, pid, stop_there)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader, "rb") as begun:
+        assert begun.read(1) == b"!", "it is being adopted"
+    os.kill(command, number)
+    os.waitpid(command, 0)
+    assert launch.wait_holder_gone(str(stage.state_dir), 20.0)
+    assert process.is_alive(pid)
+    stage.behave("")
+    assert stage.starts()[0]["pid"] == pid and len(stage.starts()) == 1
+
+
 def test_a_daemon_that_is_dead_is_not_adopted(stage: Stage) -> None:
     pid = orphaned(stage)
     stage.kill(pid)
