@@ -3,8 +3,9 @@
 
 In rounds. In each, workers change directories of their own, map files and check their bytes, and a guest maps
 a file for the whole time; meanwhile daemons are killed, restarted and killed while they restart, the instance
-is frozen and thawed, checked while it serves, and daemon and holder are killed together. Between rounds all
-is given back, the instance is unmounted, checked, mounted again, and looked at for what leaks.
+is frozen and thawed, checked while it serves, the holder is killed and replaced, and daemon and holder are
+killed together. Between rounds all is given back, the instance is unmounted, checked, mounted again, and
+looked at for what leaks.
 
 Ends with one screen of report; exit status 0 only when all is well. Uses a run directory of its own: other
 instances of the host are left alone. What a run does depends on its seed, which is printed.
@@ -83,6 +84,7 @@ class Round:
             (6, self.kill_daemon),
             (2, self.kill_it_while_it_starts),
             (4, self.restart),
+            (2, self.kill_holder_and_restart),
             (2, self.kill_it_while_it_restarts),
             (3, self.freeze_and_thaw),
             (3, self.check_while_serving),
@@ -106,6 +108,11 @@ class Round:
     def serving(self, *, not_pid: int = 0) -> int:
         return serving_pid(self.instance.state_dir, not_pid=not_pid)
 
+    def holder(self) -> int:
+        found = pid_file.owner(str(self.instance.state_dir / "holder.pid"))
+        assert found is not None
+        return found
+
     def kill_daemon(self) -> None:
         pid = self.serving()
         kill(pid)
@@ -120,6 +127,13 @@ class Round:
 
     def restart(self) -> None:
         self.instance.cli.run("restart", self.instance.name)
+
+    def kill_holder_and_restart(self) -> None:
+        """Another holder adopts the daemon, and it is as safe as before."""
+        kill(self.holder())
+        self.restart()
+        if self.dice.random() < 0.5:
+            self.kill_daemon()
 
     def kill_it_while_it_restarts(self) -> None:
         pid = self.serving()
@@ -148,9 +162,7 @@ class Round:
 
     def kill_daemon_and_holder(self) -> None:
         """The connection is gone with them, which callers notice and the guest does not."""
-        holder = pid_file.owner(str(self.instance.state_dir / "holder.pid"))
-        assert holder is not None
-        kill(holder, self.serving())
+        kill(self.holder(), self.serving())
         self.load.wait_disconnected()
         self.guest_is_well()
         self.instance.remount()
