@@ -3,7 +3,8 @@
 Invariants: owns every descriptor in it. Storing a file that is there already under that name replaces it.
 systemd compares with kcmp(2); here device and inode decide, so of several /dev/fuse connections only the
 newest stays: an instance has one mount. Anonymous inodes (live update sessions) are all the same by that
-measure and need names of their own. Used by the holder only.
+measure and need names of their own. Storing costs the same however much is kept: a memfd region has a name
+for each file, and gives them all at once to a new holder. Used by the holder only.
 """
 
 from __future__ import annotations
@@ -16,41 +17,43 @@ if TYPE_CHECKING:
 
 
 class FdKeeper:
-    """Named descriptors, in the order in which they came."""
+    """Named descriptors; names in the order in which they came first."""
 
     def __init__(self) -> None:
-        self._fds: list[tuple[str, int]] = []
+        self._fds: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._fds)
+        return sum(map(len, self._fds.values()))
 
     def all(self) -> list[tuple[str, int]]:
         """(name, fd) of everything that is kept; the fds stay ours."""
-        return list(self._fds)
+        return [(name, fd) for name, fds in self._fds.items() for fd in fds]
 
     def has(self, name: str) -> bool:
         """Whether anything is kept under name."""
-        return any(each == name for each, _fd in self._fds)
+        return name in self._fds
 
     def store(self, name: str, fds: Iterable[int]) -> None:
         """Keep fds, which become ours, under name."""
         for fd in fds:
-            same = [old for each, old in self._fds if each == name and _identity(old) == _identity(fd)]
-            self._close(same)
-            self._fds.append((name, fd))
+            kept, new = self._fds.get(name, []), _identity(fd)
+            same = [old for old in kept if _identity(old) == new]
+            self._fds[name] = [old for old in kept if old not in same] + [fd]
+            _close(same)
 
     def remove(self, name: str) -> None:
         """Close everything kept under name."""
-        self._close([fd for each, fd in self._fds if each == name])
+        _close(self._fds.pop(name, []))
 
     def clear(self) -> None:
         """Close everything: guest memory that nobody else has open is gone."""
-        self._close([fd for _name, fd in self._fds])
+        fds, self._fds = self.all(), {}
+        _close([fd for _name, fd in fds])
 
-    def _close(self, fds: list[int]) -> None:
-        self._fds = [(name, fd) for name, fd in self._fds if fd not in fds]
-        for fd in fds:
-            os.close(fd)
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _identity(fd: int) -> tuple[int, int]:
