@@ -19,7 +19,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 
@@ -41,6 +40,7 @@ from guestmemfs_fuse.control.protocol import (
 )
 from guestmemfs_fuse.core.errors import GuestmemfsError, InstanceBusyError, UnsupportedError, UsageError
 from guestmemfs_fuse.handover.short_path import short_path
+from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.metadata.instance_config import Paths
 
 Progress = Callable[[Mapping[str, object]], Awaitable[None]]
@@ -60,7 +60,6 @@ REPLY_TIMEOUT_S = 30.0
 EVENT_TIMEOUT_S = 1.0
 ROOT_ONLY = frozenset({0})
 
-_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
 _log = logging.getLogger(__name__)
 
 
@@ -221,12 +220,11 @@ class ControlServer:
 
     def _check_peer(self, stream: trio.SocketStream) -> int:
         """The peer's process id."""
-        raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _gid = _UCRED.unpack(raw)
+        pid, uid = process.peer(stream.socket)
         if uid not in self._allowed_uids:
             _log.warning("control: refused process %d of user %d", pid, uid)
             raise UnsupportedError("only root may talk to the daemon", hint="use sudo")
-        return int(pid)
+        return pid
 
     async def _receive(self, stream: trio.SocketStream, idle: _Idle) -> bytes:
         with idle(self._idle_timeout_s):

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import struct
+from typing import Protocol
 
 from guestmemfs_fuse.linux import libc
 
@@ -29,10 +30,16 @@ def set_name(name: str) -> None:
     libc.call("prctl", _PR_SET_NAME, name, 0, 0, 0)
 
 
-def peer_pid(sock: socket.socket) -> int:
-    """Who was at the other end of a unix socket at connect(2) (SO_PEERCRED). Raises OSError."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(raw)[0])
+class _HasOptions(Protocol):
+    """A socket, of the standard library's or of trio's."""
+
+    def getsockopt(self, level: int, option: int, buffer_bytes: int, /) -> bytes: ...
+
+
+def peer(sock: _HasOptions) -> tuple[int, int]:
+    """(pid, uid) of who was at the other end of a unix socket at connect(2) (SO_PEERCRED). Raises OSError."""
+    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def is_alive(pid: int) -> bool:

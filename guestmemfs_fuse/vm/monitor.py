@@ -110,7 +110,7 @@ async def connect(qmp_path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> As
     except (OSError, QMPError) as error:
         raise MonitorError(f"cannot connect to the monitor {qmp_path}: {_reason(error)}") from error
     try:
-        yield QmpMonitor(client, process.peer_pid(sock))
+        yield QmpMonitor(client, process.peer(sock)[0])
     finally:
         # After `quit` the connection ends from the other side, which disconnect() reports as an error.
         with contextlib.suppress(QMPError, OSError, EOFError):

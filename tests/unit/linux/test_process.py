@@ -15,7 +15,7 @@ from guestmemfs_fuse.linux import process
 def test_peer_of_a_socket_pair_is_this_process() -> None:
     left, right = socket.socketpair()
     with left, right:
-        assert process.peer_pid(left) == os.getpid()
+        assert process.peer(left) == (os.getpid(), os.getuid())
 
 
 def test_name_is_cut_to_15_bytes() -> None:
