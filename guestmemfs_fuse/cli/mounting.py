@@ -342,6 +342,8 @@ def _start(where: Where, config: InstanceConfig, claim: Claim, wishes: Wishes) -
         launch.start_daemon(paths.state_dir, argv, meanwhile=_import_client)
     except BaseException as error:
         if os.path.exists(paths.config):
+            if not wishes.foreground:
+                _await_end(config, paths)
             _undo(config, stored, paths, is_new_region)
         if stored is None and isinstance(error, DaemonError):
             error.hint = "`guestmemfs --debug mount ...` shows the daemon's last words"  # its log goes now
@@ -366,14 +368,18 @@ def _import_client() -> None:
     import guestmemfs_fuse.cli.daemons  # noqa: F401
 
 
-def _undo(config: InstanceConfig, stored: InstanceConfig | None, paths: Paths, is_new_region: bool) -> None:
+def _await_end(config: InstanceConfig, paths: Paths) -> None:
+    """Wait for the daemon of a start that failed; a mount that it left behind goes, there was none before."""
     if not sight.wait_until(lambda: not sight.is_locked(paths.lock), _SETTLE_S):
         raise DaemonError(
             "the daemon did not become ready, and does not end either", hint=f"see {paths.daemon_log}"
         )
+    if sight.our_mount(config.mountpoint) is not None:
+        mount.umount(config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+
+
+def _undo(config: InstanceConfig, stored: InstanceConfig | None, paths: Paths, is_new_region: bool) -> None:
     if is_new_region:
-        if sight.our_mount(config.mountpoint) is not None:
-            mount.umount(config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         choose.destroy_region(config, paths)
         _given_back(paths)
     if stored is None:

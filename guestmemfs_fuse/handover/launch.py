@@ -319,9 +319,10 @@ class _Start:
             self._read_until(time.monotonic() + _CALL_OFF_TIMEOUT_S)
 
     def _clean_up(self) -> None:
-        """Whatever this start has begun ends: a holder of ours by itself, or with everything else."""
+        """Whatever this start has begun ends, by force where the holder does not see to it or was killed."""
         self._call_off()
-        if self._ours and self._pidfds and not _readable(self._pidfds[0], time.monotonic() + 1.0):
+        if self._ours and self._pidfds:
+            _readable(self._pidfds[0], time.monotonic() + 1.0)
             for pidfd in self._pidfds:
                 _signal(pidfd, signal.SIGKILL)
                 _readable(pidfd, time.monotonic() + 1.0)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.cli import sight
-from guestmemfs_fuse.core.errors import ExitCode
+from guestmemfs_fuse.cli import daemons, mounting, sight
+from guestmemfs_fuse.cli.wishes import Wishes
+from guestmemfs_fuse.core.errors import DaemonError, ExitCode
+from guestmemfs_fuse.handover import launch
 from guestmemfs_fuse.linux import mount, mountinfo, process
 from guestmemfs_fuse.metadata.instance_config import current_boot_id
 from tests.cli import Guestmemfs, Instance
@@ -312,3 +314,28 @@ def test_a_mapped_file_is_cut_only_by_force(instance: Instance) -> None:
         assert path.stat().st_size == 2 * MIB
     cli.run("resize-file", path, "--size", "0")
     assert path.stat().st_size == 0
+
+
+def test_regression_a_failed_mount_of_what_was_there_before_leaves_no_dead_mount(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one that made the instance took its mount away."""
+    (instance.mountpoint / "kept").touch()
+    instance.umount()
+
+    def start_and_die(state_dir: str, argv: list[str], **_options: object) -> int:
+        holder = launch.spawn_holder(state_dir, argv)
+        daemon = daemons.pid_by_lock(f"{state_dir}/lock") or 0
+        for pid in (holder, daemon):
+            os.kill(pid, signal.SIGKILL)
+        _wait_until_dead(holder, daemon)
+        raise DaemonError("the holder ended without a word")
+
+    monkeypatch.setenv("GUESTMEMFS_RUN_DIR", str(instance.cli.run_dir))
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "start_daemon", start_and_die)
+        with pytest.raises(DaemonError, match="without a word"):
+            mounting.mount_instance(Wishes(str(instance.mountpoint), name=instance.name))
+    assert sight.our_mount(str(instance.mountpoint)) is None
+    instance.remount()
+    assert (instance.mountpoint / "kept").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def test_a_daemon_that_hangs_is_ended_after_the_timeout(stage: Stage) -> None:
     with pytest.raises(DaemonError, match=r"was not ready within 0\.7 s"):
         stage.start(timeout_s=0.7)
     nothing_left(stage)
+
+
+def test_regression_a_daemon_whose_holder_is_killed_before_it_is_ready_is_ended(stage: Stage) -> None:
+    """One that had said all but READY served on, of a mount that had failed."""
+    stage.behave("hang")
+
+    def kill_holder() -> None:
+        until(lambda: "hanging" in stage.log(), "it hangs")
+        stage.kill(stage.holder() or 0)
+
+    with pytest.raises(DaemonError, match="ended without a word"):
+        launch.start_daemon(str(stage.state_dir), stage.argv, DEADLINE_S, meanwhile=kill_holder)
+    started = re.search(r"daemon (\d+) started", stage.log())
+    assert started and not process.is_alive(int(started[1]))
 
 
 def test_regression_a_daemon_that_hangs_is_ended_within_the_ten_seconds_that_are_promised() -> None:
