@@ -32,8 +32,12 @@ def total_bytes() -> int:
 
 def require_size(size_bytes: int) -> None:
     """Raise OutOfMemoryError for a region of more memory than there is at all."""
-    if size_bytes > total_bytes():
-        raise OutOfMemoryError(f"the host has {total_bytes() >> 20} MiB of memory")
+    has_bytes = total_bytes()
+    if size_bytes > has_bytes:
+        raise OutOfMemoryError(
+            f"a region of {size_bytes >> 20} MiB does not fit into the {has_bytes >> 20} MiB of this host",
+            hint="choose a smaller --size",
+        )
 
 
 def _field(path: str, name: str) -> int:
