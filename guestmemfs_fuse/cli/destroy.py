@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import result, say
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.metadata.instance import Instance
 
 _EXAMPLES = """\b
 Examples:
@@ -53,9 +58,11 @@ def destroy(target: str, yes: bool, force: bool) -> None:
         forget_broken(left)
         result(f"instance {target} is gone")
         return
+    saved = _saved_guests(instance)
     if not yes:
         raise UsageError(
-            f"this gives up all files of instance {instance.name} ({size_text(instance.config.size_bytes)})",
+            f"this gives up all files of instance {instance.name} ({size_text(instance.config.size_bytes)})"
+            + (f", and the guests saved in {saved}" if saved else ""),
             hint=f"`guestmemfs destroy {target} --yes` if that is meant",
         )
     with claimed(instance.paths.state_dir):
@@ -64,4 +71,17 @@ def destroy(target: str, yes: bool, force: bool) -> None:
             unit = unit_state.unit_of(instance.name)
             say(f"warning: systemd still keeps its memory: `systemctl clean --what=fdstore {unit}`")
     remembered.forget(instance.name)
+    if saved:
+        say(f"note: the guests saved in {saved} cannot be restored any more")
     result(f"instance {instance.name} is gone, its memory given back")
+
+
+def _saved_guests(instance: Instance) -> str:
+    """Their files, for people; empty when there are none, or nobody can say."""
+    from guestmemfs_fuse.cli import offline
+    from guestmemfs_fuse.core.errors import MetadataError
+
+    try:
+        return ", ".join(offline.saved_guests(instance))
+    except (MetadataError, OSError):
+        return ""

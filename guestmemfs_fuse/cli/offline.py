@@ -58,6 +58,11 @@ def devices(instance: Instance) -> list[Dev]:
         return report.devices_of(offline.state, served=False)
 
 
+def saved_guests(instance: Instance) -> list[str]:
+    """The files in which guests wait to be restored (`vm save`). Raises MetadataError, OSError."""
+    return [path for path, inode in listing.listing(_state(instance)) if inode.mark]
+
+
 def whole_report(offline: Offline) -> dict[str, Any]:
     """What the daemon would say of region and files (control/handlers)."""
     state, region = offline.state, offline.region

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import ExitCode
 from guestmemfs_fuse.linux import mountinfo, process
 from tests.cli import Guestmemfs, Instance
@@ -240,6 +241,19 @@ def test_a_stopped_memfd_region_is_with_its_holder(guestmemfs: Guestmemfs) -> No
     guestmemfs.run("destroy", "gm", "--yes")
     assert not process.is_alive(holder)
     assert list(guestmemfs.run_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_destroy_names_the_saved_guests_that_go_with_it(instance: Instance, mounted: bool) -> None:
+    (instance.mountpoint / "vm1").touch()
+    marked = {"path": "/vm1", "mark": "/elsewhere/vm1.state", "openable": False}
+    client.call(str(instance.state_dir), "mark", marked)
+    if not mounted:
+        instance.umount()
+    asked = instance.cli.run("destroy", instance.name, check=False)
+    assert asked.returncode == 2 and "and the guests saved in /vm1" in asked.stderr
+    done = instance.cli.run("destroy", instance.name, "--yes")
+    assert done.stderr == "note: the guests saved in /vm1 cannot be restored any more\n"
 
 
 def test_destroy_of_a_stopped_instance(instance: Instance) -> None:
