@@ -7,10 +7,13 @@ import resource
 
 COMM = "gmemfs-holder"
 OOM_SCORE_ADJ = -900
+_OF_THE_SHELL = (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_DATA)
+"""What `ulimit -f -t -v -d` set where `mount` was typed: files larger than that could not grow, whoever asks,
+and the daemon would be killed once it had worked for that long. systemd's services have none of them."""
 
 
 def detach(keep: tuple[int, ...]) -> None:
-    """Let go of the terminal, directory and descriptors of whoever started us, except those of keep."""
+    """Let go of terminal, directory, limits and descriptors of whoever started us, except those of keep."""
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)
@@ -30,6 +33,13 @@ def detach(keep: tuple[int, ...]) -> None:
     # One descriptor per file of a memfd region.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in _OF_THE_SHELL:
+        _soft, hard = resource.getrlimit(limit)
+        for wanted in (hard, resource.RLIM_INFINITY):  # the second needs CAP_SYS_RESOURCE
+            try:
+                resource.setrlimit(limit, (wanted, wanted))
+            except (OSError, ValueError):
+                pass
 
 
 def _write(path: str, text: str) -> None:

@@ -50,9 +50,9 @@ def default_name(mountpoint: str) -> str:
 def resolve_path(path: str, stop_at: Collection[str] = ()) -> str:
     """Absolute path without symlinks, '.' and '..', made with readlink(2) only; need not exist.
 
-    Resolution ends at the first prefix in stop_at: what follows is appended as it stands, so nothing
-    below a mountpoint of ours is looked up. Raises UsageError for an empty path, which is somebody's unset
-    variable and not the working directory.
+    Resolution ends at the first prefix in stop_at: what follows is appended as it stands, so nothing below a
+    mountpoint of ours is looked up; where that leads out again, it goes on. Raises UsageError for an empty
+    path, which is somebody's unset variable and not the working directory.
     """
     if not path:
         raise UsageError("an empty path was given")
@@ -70,7 +70,8 @@ def resolve_path(path: str, stop_at: Collection[str] = ()) -> str:
             continue
         step = os.path.join(done, part)
         if step in stop_at:
-            return os.path.normpath(os.path.join(step, *todo[::-1]))
+            whole = os.path.normpath(os.path.join(step, *todo[::-1]))
+            return whole if (whole + "/").startswith(step + "/") else resolve_path(whole, stop_at)
         try:
             target = os.readlink(step)
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -28,6 +29,22 @@ def test_regression_closed_streams_cost_no_holder(guestmemfs: Guestmemfs, tmp_pa
     assert done.returncode == 0
     (listed,) = guestmemfs.json("list")
     assert process.children(listed["holder_pid"]) == [listed["daemon_pid"]]
+
+
+def test_regression_limits_of_the_shell_do_not_hold_for_the_daemon(
+    guestmemfs: Guestmemfs, tmp_path: Path
+) -> None:
+    """Under `ulimit -f` no file could grow beyond that, whoever asked: EIO."""
+    arguments = ["mount", str(tmp_path), "--name", "gm", "--size", "64M"]
+    limited = "ulimit -S -f 1000 -t 100 -v 20000000 -d 10000000"
+    done = _in_shell(guestmemfs, f"{limited}; {COMMAND} {shlex.join(arguments)}")
+    assert done.returncode == 0
+    with open(tmp_path / "ram", "wb") as ram:
+        ram.truncate(4 << 20)
+    daemon = guestmemfs.json("list")[0]["daemon_pid"]
+    names = (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    soft_limits = [resource.prlimit(daemon, name)[0] for name in names]
+    assert soft_limits == [resource.getrlimit(name)[1] for name in names]
 
 
 def test_regression_a_closed_stdout_is_no_internal_error(guestmemfs: Guestmemfs) -> None:

@@ -313,6 +313,15 @@ def test_an_unknown_target_is_named(tmp_path: Path) -> None:
         instance.find("nowhere")
 
 
+def test_regression_a_path_that_leads_out_of_a_mount_again_is_followed(tmp_path: Path) -> None:
+    """What came after `..` was taken as it stood: a link there was in no instance."""
+    (tmp_path / "link").symlink_to("mnt")
+    mountpoint = f"{tmp_path}/mnt"
+    for path in ("link/../link/ram", "mnt/a/../../link/ram", "mnt/ram/../../mnt/ram", "mnt/../mnt/./ram"):
+        assert instance.resolve_path(f"{tmp_path}/{path}", {mountpoint}) == f"{mountpoint}/ram"
+    assert instance.resolve_path(f"{tmp_path}/mnt/../mnt2", {mountpoint}) == f"{mountpoint}2"
+
+
 def test_regression_an_empty_path_is_not_the_working_directory() -> None:
     """`mount "$DIR"` without DIR mounted over it."""
     with pytest.raises(UsageError, match="an empty path"):
