@@ -42,7 +42,10 @@ class Outcome:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run it to its end; a signal cancels it, so that it is undone; then KeyboardInterrupt is raised."""
+    """Run it to its end; a signal cancels it, so that it is undone; then KeyboardInterrupt is raised.
+
+    When it was done, signals are ignored from then on: all that is left is to say so.
+    """
     try:
         return asyncio.run(_cancellable(work))
     except asyncio.CancelledError:
@@ -60,7 +63,11 @@ async def _cancellable(work: Coroutine[Any, Any, T]) -> T:
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, cancel)
-    return await task
+    result = await task
+    for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    return result
 
 
 # -- one guest ---------------------------------------------------------------------------------------------

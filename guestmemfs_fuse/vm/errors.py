@@ -28,6 +28,6 @@ class RestoreError(VmError):
 
 
 class RecordError(VmError):
-    """The record beside a state file is missing, damaged, or of another format."""
+    """A state file, or the record beside it, is missing, damaged, or of another format."""
 
     exit_code = ExitCode.DAMAGED

@@ -22,6 +22,7 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 from guestmemfs_fuse.linux import process
 from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.vm.errors import MonitorError
+from guestmemfs_fuse.vm.finish import finished
 
 CONNECT_TIMEOUT_S = patient(5.0)
 
@@ -114,7 +115,7 @@ async def connect(qmp_path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> As
     finally:
         # After `quit` the connection ends from the other side, which disconnect() reports as an error.
         with contextlib.suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
+            await finished(client.disconnect())
 
 
 async def _open_socket(qmp_path: Path) -> socket.socket:

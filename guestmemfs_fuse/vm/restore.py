@@ -1,12 +1,15 @@
 """The second half of a live update: a new VMM takes over the RAM files and loads the device state.
 
 Invariant: until `cont` has succeeded, state file, record and RAM are as they were; a VMM that could not
-load is killed, so restore can be tried again. Called by `guestmemfs vm restore` and the demo.
+load is killed, so restore can be tried again. From `cont` on nothing interrupts the rest: the guest uses its
+RAM, and the state must not be loaded again. Called by `guestmemfs vm restore` and the demo.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
 import time
@@ -17,8 +20,10 @@ from pathlib import Path
 
 from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
 from guestmemfs_fuse.linux.patience import patient
+from guestmemfs_fuse.linux.probe import describe
 from guestmemfs_fuse.vm import inspect, migration, process
-from guestmemfs_fuse.vm.errors import MonitorError, RestoreError
+from guestmemfs_fuse.vm.errors import MonitorError, RecordError, RestoreError
+from guestmemfs_fuse.vm.finish import finished, settled
 from guestmemfs_fuse.vm.marks import Marks, NoMarks
 from guestmemfs_fuse.vm.migration import Method
 from guestmemfs_fuse.vm.monitor import Monitor, QmpMonitor, connect
@@ -66,10 +71,11 @@ async def restore(
     before it where the kernel cannot map the RAM files through the mount, if it is not there. qmp_path: its
     monitor; None means the old path. timeout_s: for loading.
 
-    Raises RecordError, UsageError before anything is started; RestoreError when the new VMM could not take
-    over, which changes nothing: state and RAM stay as they were saved.
+    Raises RecordError (also of the state file), UsageError before anything is started; RestoreError when the
+    new VMM could not take over, which changes nothing: state and RAM stay as they were saved.
     """
     saved = read_record(state_path)
+    _require_whole(state_path, saved)
     qmp_path = qmp_path or Path(saved.qmp_path)
     full_command = incoming_command(command or saved.command, qmp_path)
     if not starts_by_run(full_command) and await asyncio.to_thread(inspect.needs_run, _ram_paths(saved)):
@@ -77,28 +83,43 @@ async def restore(
     marks = marks or NoMarks()
     watch = Stopwatch()
     log_path = state_path.with_name(state_path.name + ".qemu.log")
+    log_path.unlink(missing_ok=True)  # of an earlier attempt: its words are not about this one
     try:
         async with AsyncExitStack() as connections, AsyncExitStack() as undo:
             undo.push_async_callback(asyncio.to_thread, marks.hold, _ram_paths(saved))
-            await asyncio.to_thread(marks.admit, _ram_paths(saved))
+            await settled(asyncio.to_thread(marks.admit, _ram_paths(saved)))
             with watch.step("start"):
                 child = process.start(full_command, directory=saved.directory, log_path=log_path)
                 undo.push_async_callback(_end, child)
                 monitor = await _greet(connections, qmp_path, child)
                 undo.push_async_callback(process.end, monitor.pid, timeout_s=KILL_TIMEOUT_S)
-            await _take_over(monitor, state_path, saved, identify, timeout_s, watch)
+            method = await _load(monitor, state_path, saved, identify, timeout_s, watch)
+            with watch.step("continue"):
+                await finished(_go_on(monitor, method, saved))
             undo.pop_all()
     except (GuestmemfsError, OSError) as error:
-        words = process.last_words(log_path)
-        raise RestoreError(
-            f"not restored: {error}" + (f"; QEMU said: {words}" if words else ""),
-            hint=f"the guest still rests in {state_path}; restore can be tried again",
-        ) from error
-    # From here the guest runs: what fails now must not end it.
-    await asyncio.to_thread(marks.release, _ram_paths(saved))
+        raise _failure(error, log_path, state_path) from error
+    # From here the guest runs: what fails now must not end it, and its state must not be loaded again.
+    await finished(asyncio.to_thread(marks.release, _ram_paths(saved)))
     for path in (state_path, record_path(state_path), log_path):
         path.unlink(missing_ok=True)
     return RestoreReport(monitor.pid, child, qmp_path, saved, watch.steps)
+
+
+def _require_whole(state_path: Path, saved: SavedGuest) -> None:
+    """Raises RecordError where QEMU would find no state, or a part of it: it may wait for more for ever.
+
+    More than was counted is fine: `cat` may have been behind when QEMU called the state complete.
+    """
+    try:
+        size_bytes = os.stat(state_path).st_size
+    except OSError as error:
+        raise RecordError(f"cannot read {describe(error)}", hint="put it back beside its record") from error
+    if size_bytes < saved.state_bytes:
+        raise RecordError(
+            f"{state_path} has {size_bytes} bytes of the {saved.state_bytes} that were saved",
+            hint="put the whole file back",
+        )
 
 
 def incoming_command(command: Sequence[str], qmp_path: Path) -> tuple[str, ...]:
@@ -117,8 +138,11 @@ def incoming_command(command: Sequence[str], qmp_path: Path) -> tuple[str, ...]:
             )
     else:
         full += ["-incoming", "defer"]
-    if not any(str(qmp_path) in argument for argument in full):
-        full += ["-qmp", f"unix:{qmp_path},server=on,wait=off"]
+    # In an option a comma of a path is doubled (QEMU's qemu-options), and one comma ends it.
+    text = str(qmp_path).replace(",", ",,")
+    is_there = re.compile(re.escape(text) + r"(?:,(?!,)|[\s'\"]|$)")
+    if not any(is_there.search(argument) for argument in full):
+        full += ["-qmp", f"unix:{text},server=on,wait=off"]
     return tuple(full)
 
 
@@ -143,24 +167,38 @@ async def _greet(connections: AsyncExitStack, qmp_path: Path, child: subprocess.
         await asyncio.sleep(CONNECT_PAUSE_S)
 
 
-async def _take_over(
+async def _load(
     monitor: Monitor,
     state_path: Path,
     saved: SavedGuest,
     identify: inspect.Identify,
     timeout_s: float,
     watch: Stopwatch,
-) -> None:
+) -> Method:
     with watch.step("look"):
         method = await _look(monitor, saved, identify)
     with watch.step("load"):
         await migration.configure(monitor, method)
         await monitor.execute("migrate-incoming", uri=method.incoming_uri(state_path.absolute()))
         await migration.wait_until_completed(monitor, timeout_s=timeout_s)
-    with watch.step("continue"):
-        await migration.unconfigure(monitor, method)
-        if saved.was_running:
-            await monitor.execute("cont")
+    return method
+
+
+async def _go_on(monitor: Monitor, method: Method, saved: SavedGuest) -> None:
+    await migration.unconfigure(monitor, method)
+    if saved.was_running:
+        await monitor.execute("cont")
+
+
+def _failure(error: GuestmemfsError | OSError, log_path: Path, state_path: Path) -> RestoreError:
+    """Why there is no guest, in QEMU's words if it had any, and what helps."""
+    reason, advice = (describe(error), None) if isinstance(error, OSError) else (str(error), error.hint)
+    words = process.last_words(log_path)
+    rests = f"the guest still rests in {state_path}; restore can be tried again"
+    return RestoreError(
+        f"not restored: {reason}" + (f"; QEMU said: {words}" if words else ""),
+        hint=f"{advice}; {rests}" if advice else rests,
+    )
 
 
 async def _look(monitor: Monitor, saved: SavedGuest, identify: inspect.Identify) -> Method:

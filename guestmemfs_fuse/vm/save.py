@@ -2,7 +2,8 @@
 
 Order: look (nothing is touched yet), mark the RAM files, stop, write device state, record, and only then
 quit the VMM. Invariant: until the state file has its final name the guest can go on in the old VMM, and any
-failure, Ctrl-C included, makes it do so. Called by `guestmemfs vm save` and the demo.
+failure, Ctrl-C included, makes it do so; from then on it is saved, and nothing interrupts the rest. Called
+by `guestmemfs vm save` and the demo.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.linux.probe import describe
 from guestmemfs_fuse.vm import inspect, migration, process
 from guestmemfs_fuse.vm.errors import MonitorError, SaveError
+from guestmemfs_fuse.vm.finish import finished, settled
 from guestmemfs_fuse.vm.marks import Marks, NoMarks
 from guestmemfs_fuse.vm.migration import Method
 from guestmemfs_fuse.vm.monitor import Monitor, probe
@@ -90,7 +92,7 @@ async def save(
             reason = describe(error) if isinstance(error, OSError) else error
             raise SaveError(f"not saved: {reason}; {await _whereabouts(monitor)}") from error
         with watch.step("quit"):
-            was_killed = await _quit(monitor, pidfd)
+            was_killed = await finished(_quit(monitor, pidfd))
     return SaveReport(state_path, saved, watch.steps, plan.warnings, was_killed)
 
 
@@ -134,7 +136,7 @@ async def _save(
         partial_path = _create_partial(state_path)
         undo.callback(partial_path.unlink, missing_ok=True)
         undo.push_async_callback(asyncio.to_thread, marks.release, plan.ram_paths)
-        await asyncio.to_thread(marks.hold, plan.ram_paths)
+        await settled(asyncio.to_thread(marks.hold, plan.ram_paths))
         undo.push_async_callback(migration.unconfigure, monitor, plan.method)
         await migration.configure(monitor, plan.method)
         if plan.was_running:

@@ -116,6 +116,11 @@ class FakeQemu:
         Path(path).write_bytes(self.state)
         self.migration = {"status": "active"}
 
+    def _migrate_incoming(self, uri: str) -> None:
+        assert self.status == "inmigrate"
+        self.uri = uri
+        self.migration = {"status": "active"}
+
     def _query_migrate_parameters(self) -> Any:
         return self.parameters
 

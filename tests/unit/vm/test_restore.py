@@ -32,6 +32,25 @@ def test_a_command_that_has_them_is_left_alone() -> None:
     assert incoming_command(command, QMP) == command
 
 
+@pytest.mark.parametrize(
+    ("path", "option", "is_there"),
+    [
+        ("/run/q", "unix:/run/q,server=on", True),
+        ("/run/q", "unix:/run/q", True),
+        ("/run/q", "qemu -qmp unix:/run/q -m 1G", True),
+        ("/run/q", "unix:/run/q.sock,server=on", False),
+        ("/run/q", "unix:/run/q,,2,server=on", False),
+        ("/run/q,2", "unix:/run/q,,2,server=on", True),
+    ],
+)
+def test_regression_a_monitor_counts_only_where_its_whole_path_stands(
+    path: str, option: str, is_there: bool
+) -> None:
+    full = incoming_command(["qemu", "-qmp", option], Path(path))
+    added = () if is_there else ("-qmp", f"unix:{path},server=on,wait=off")
+    assert full[3:] == ("-incoming", "defer", *added)
+
+
 @pytest.mark.parametrize("command", [[], ["qemu", "-incoming", "tcp:0:4444"], ["qemu", "-incoming"]])
 def test_a_command_that_cannot_be_completed_is_refused(command: list[str]) -> None:
     with pytest.raises(UsageError):
@@ -65,11 +84,18 @@ def test_run_is_put_before_a_command_whose_ram_needs_it(
 
     monkeypatch.setattr(inspect, "needs_run", lambda paths: needed)
     monkeypatch.setattr(process, "start", start)
-    write_record(tmp_path / "state", SAVED)
+    write_record(tmp_path / "state", replace(SAVED, state_bytes=0))
+    (tmp_path / "state").touch()
     with pytest.raises(RestoreError):
         asyncio.run(restore(tmp_path / "state"))
     before = restore_module.RUN if needed else ()
     assert started == [(*before, *incoming_command(SAVED.command, Path(SAVED.qmp_path)))]
+
+
+def startable(command: tuple[str, ...], directory: Path) -> SavedGuest:
+    """A guest whose state is b"QEVM"."""
+    qmp_path = str(directory / "q")
+    return replace(SAVED, command=command, directory=str(directory), qmp_path=qmp_path, state_bytes=4)
 
 
 class OrderOfMarks:
@@ -92,7 +118,7 @@ class OrderOfMarks:
     ("command", "words"),
     [
         (("sh", "-c", "echo no such machine >&2; exit 1"), "exit code 1; QEMU said: no such machine"),
-        (("no-such-qemu-anywhere",), "No such file"),
+        (("no-such-qemu-anywhere",), "not restored: no-such-qemu-anywhere: No such file or directory$"),
     ],
 )
 def test_a_vmm_that_does_not_start_leaves_the_guest_saved_and_marked(
@@ -100,13 +126,44 @@ def test_a_vmm_that_does_not_start_leaves_the_guest_saved_and_marked(
 ) -> None:
     state_path = tmp_path / "state"
     state_path.write_bytes(b"QEVM")
-    saved = replace(SAVED, command=command, directory=str(tmp_path), qmp_path=str(tmp_path / "q"))
+    saved = startable(command, tmp_path)
     write_record(state_path, saved)
     marks = OrderOfMarks()
     with pytest.raises(RestoreError, match=words):
         asyncio.run(restore(state_path, marks=marks))
     assert state_path.read_bytes() == b"QEVM" and read_record(state_path) == saved
     assert marks.calls == ["admit", "hold"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot read .*state: No such file"), (b"QEV", "has 3 bytes of the 4 that were saved")],
+)
+def test_regression_a_state_that_is_not_all_there_is_refused_before_a_vmm_waits_for_it(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    write_record(tmp_path / "state", startable(("touch", str(tmp_path / "started")), tmp_path))
+    if content is not None:
+        (tmp_path / "state").write_bytes(content)
+    with pytest.raises(RecordError, match=words):
+        asyncio.run(restore(tmp_path / "state"))
+    assert not (tmp_path / "started").exists()
+
+
+def test_regression_a_refused_mark_says_what_helps_and_quotes_no_vmm_of_an_earlier_attempt(
+    tmp_path: Path,
+) -> None:
+    class Refusing(OrderOfMarks):
+        def admit(self, paths: Sequence[Path]) -> None:
+            raise UsageError("it holds another guest", hint="--force loads it all the same")
+
+    write_record(tmp_path / "state", startable(("true",), tmp_path))
+    (tmp_path / "state").write_bytes(b"QEVM")
+    (tmp_path / "state.qemu.log").write_text("last week's words")
+    with pytest.raises(RestoreError) as caught:
+        asyncio.run(restore(tmp_path / "state", marks=Refusing()))
+    assert caught.value.message == "not restored: it holds another guest"
+    assert caught.value.hint is not None and caught.value.hint.startswith("--force loads it all the same; ")
 
 
 def test_a_state_file_without_a_record_is_refused(tmp_path: Path) -> None:
@@ -146,3 +203,43 @@ def test_a_vmm_too_old_for_the_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="cpr-reboot"):
         look(saved, tmp_path)
     look(saved, tmp_path, is_new=True)
+
+
+def test_regression_ctrl_c_while_the_guest_goes_on_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(FakeQemu):
+        """Has its caller cancelled as soon as the guest runs."""
+
+        async def execute(self, command: str, **arguments: object) -> object:
+            answer = await super().execute(command, **arguments)
+            if command == "cont":
+                restoring.cancel()
+                await asyncio.sleep(0)
+            return answer
+
+    async def restore_it() -> restore_module.RestoreReport:
+        nonlocal restoring
+        restoring = asyncio.ensure_future(restore(state_path, marks=marks, identify=identify_any))
+        return await restoring
+
+    async def greet(*_: object) -> FakeQemu:
+        return qemu
+
+    restoring: asyncio.Future[restore_module.RestoreReport]
+    state_path, marks = tmp_path / "state", OrderOfMarks()
+    state_path.write_bytes(b"QEVM")
+    ram_paths = (str(tmp_path / "ram"),)
+    write_record(state_path, replace(startable(("true",), tmp_path), ram_paths=ram_paths))
+    qemu = Interrupted(tmp_path / "ram")
+    qemu.status = "inmigrate"
+    monkeypatch.setattr(inspect, "needs_run", lambda paths: False)
+    monkeypatch.setattr(process, "start", lambda *_, **__: qemu.process)
+    monkeypatch.setattr(restore_module, "_greet", greet)
+    try:
+        report = asyncio.run(restore_it())
+        assert report.pid == qemu.pid and qemu.process.poll() is None and qemu.status == "running"
+    finally:
+        qemu.end()
+    # Its state is worth nothing from here on: nobody may load it a second time.
+    assert marks.calls == ["admit", "release"] and not state_path.exists()

@@ -220,6 +220,48 @@ def test_ctrl_c_in_the_blackout_lets_the_guest_go_on(qemu: FakeQemu, tmp_path: P
     assert_rolled_back(qemu, marks, tmp_path / "state")
 
 
+def test_regression_ctrl_c_at_any_moment_leaves_a_running_guest_or_one_that_was_saved(
+    memory_path: Path, tmp_path: Path
+) -> None:
+    class Interrupted(FakeQemu):
+        """Has its caller cancelled while the nth command is under way."""
+
+        async def execute(self, command: str, **arguments: object) -> object:
+            answer = await super().execute(command, **arguments)
+            if len(self.commands) == nth:
+                saving.cancel()
+                await asyncio.sleep(0)
+            return answer
+
+    async def save_it() -> str:
+        nonlocal saving
+        marks = RecordingMarks()
+        saving = asyncio.ensure_future(
+            save(qemu, state_path, qmp_path=Path("qmp.sock"), marks=marks, identify=identify_any)
+        )
+        try:
+            await saving
+        except asyncio.CancelledError:
+            assert qemu.status == "running" and qemu.process.poll() is None
+            assert not marks.held and not list(tmp_path.glob("state*"))
+            return "undone"
+        assert qemu.process.poll() == 0 and marks.held and read_record(state_path)
+        return "saved"
+
+    saving: asyncio.Future[SaveReport]
+    outcomes = []
+    for nth in range(1, 30):
+        state_path = tmp_path / f"state{nth}"
+        qemu = Interrupted(memory_path)
+        outcomes.append(asyncio.run(save_it()))
+        qemu.end()
+        if len(qemu.commands) < nth:
+            break  # it was over before
+        for path in tmp_path.glob("state*"):
+            path.unlink()
+    assert outcomes.count("undone") > 10 and outcomes[-2:] == ["saved", "saved"]
+
+
 def test_virtio_mem_on_an_old_qemu_is_warned_about(qemu: FakeQemu, tmp_path: Path) -> None:
     qemu.memory_devices = [{"type": "virtio-mem", "data": {"id": "vmem0"}}]
     (warning,) = run_save(qemu, tmp_path / "state").warnings
