@@ -33,7 +33,7 @@ def unpin(path: str) -> None:
 def _set_pinned(path: str, pinned: bool) -> None:
     host.require_root()
     from guestmemfs_fuse.cli import daemons
-    from guestmemfs_fuse.core.errors import IsDirectoryError, UsageError
+    from guestmemfs_fuse.core.errors import InvalidCallError, IsDirectoryError, UsageError
     from guestmemfs_fuse.metadata.instance import instance_of_path
 
     instance, inside = instance_of_path(path)
@@ -42,3 +42,5 @@ def _set_pinned(path: str, pinned: bool) -> None:
         daemons.ask(instance, "pin", args, wait_s=daemons.RESTART_WAIT_S)
     except IsDirectoryError as error:
         raise UsageError(f"{path} is a directory", hint="only files are pinned") from error
+    except InvalidCallError as error:
+        raise UsageError(f"{path} is no regular file", hint="only regular files have memory") from error

@@ -12,7 +12,14 @@ import pytest
 from click.testing import Result
 
 from guestmemfs_fuse.cli import offline
-from guestmemfs_fuse.core.errors import DaemonError, ExitCode, IsDirectoryError, UnknownTargetError
+from guestmemfs_fuse.core.errors import (
+    DaemonError,
+    ExitCode,
+    GuestmemfsError,
+    InvalidCallError,
+    IsDirectoryError,
+    UnknownTargetError,
+)
 from guestmemfs_fuse.core.state import new_state
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.metadata.instance import Instance
@@ -247,13 +254,23 @@ def test_pin_and_unpin(command: str, pinned: bool, run: Run, daemon: FakeDaemon)
     assert daemon.asked == [("pin", {"path": "/vm1", "pinned": pinned})]
 
 
-def test_regression_a_directory_is_not_pinned_and_that_is_said(run: Run, daemon: FakeDaemon) -> None:
-    daemon.answers["pin"] = IsDirectoryError()
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (IsDirectoryError(), "error: /mnt/guests is a directory\nhint: only files are pinned\n"),
+        (
+            InvalidCallError("only regular files have a size"),
+            "error: /mnt/guests is no regular file\nhint: only regular files have memory\n",
+        ),
+    ],
+    ids=["directory", "symlink"],
+)
+def test_regression_what_is_no_regular_file_is_not_pinned_and_that_is_said(
+    refusal: GuestmemfsError, said: str, run: Run, daemon: FakeDaemon
+) -> None:
+    daemon.answers["pin"] = refusal
     done = run("pin", "/mnt/guests")
-    assert (done.exit_code, done.stderr) == (
-        ExitCode.USAGE,
-        "error: /mnt/guests is a directory\nhint: only files are pinned\n",
-    )
+    assert (done.exit_code, done.stderr) == (ExitCode.USAGE, said)
 
 
 @pytest.mark.parametrize("command", ["freeze", "thaw"])
