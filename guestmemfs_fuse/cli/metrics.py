@@ -14,6 +14,7 @@ import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import say
+from guestmemfs_fuse.cli.seconds import Seconds
 from guestmemfs_fuse.core.errors import GuestmemfsError
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.option("--textfile", metavar="FILE", help="Write them to FILE, replaced as a whole.")
-@click.option(
-    "--every", type=click.FloatRange(1), metavar="SECONDS", help="With --textfile: again and again."
-)
+@click.option("--every", type=Seconds(1), metavar="SECONDS", help="With --textfile: again and again.")
 @click.option(
     "--metrics-listen",
     "--listen",

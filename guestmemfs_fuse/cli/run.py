@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from guestmemfs_fuse.cli import streams
+from guestmemfs_fuse.cli.seconds import Seconds
 from guestmemfs_fuse.core.errors import UsageError
 
 _EXAMPLES = """\b
@@ -20,7 +22,7 @@ Examples:
 )
 @click.option(
     "--settle",
-    type=click.FloatRange(min=0),
+    type=Seconds(0),
     metavar="SECONDS",
     help="Let a program go when it has mapped guest memory and made no other mapping of it for SECONDS. "
     "[default: 1]",
@@ -59,5 +61,6 @@ def run(
     from guestmemfs_fuse.redirect.launch import Options, launch
     from guestmemfs_fuse.redirect.tracee import LeavingRule
 
+    streams.close_filled_on_exec()
     rule = LeavingRule(until=until, keep=keep) if settle is None else LeavingRule(settle)
     launch(command, Options(rule, share=not no_share, verbose=verbose), InstanceResolver)

@@ -10,6 +10,7 @@ import click
 
 from guestmemfs_fuse.cli import host
 from guestmemfs_fuse.cli.output import printable
+from guestmemfs_fuse.cli.seconds import Seconds
 
 if TYPE_CHECKING:
     from guestmemfs_fuse.metadata.instance import Instance
@@ -25,7 +26,7 @@ Examples:
 @click.argument("target")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=Seconds(0.1),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

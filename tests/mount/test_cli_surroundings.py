@@ -47,6 +47,19 @@ def test_regression_limits_of_the_shell_do_not_hold_for_the_daemon(
     assert soft_limits == [resource.getrlimit(name)[1] for name in names]
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-"])
+def test_regression_a_program_that_takes_our_place_has_closed_what_was_closed(
+    guestmemfs: Guestmemfs, tmp_path: Path, closed: str
+) -> None:
+    """It had /dev/null in the place of its standard input."""
+    look = "for fd in 0 1 2; do test -e /proc/self/fd/$fd || echo $fd; done"
+    program = shlex.join(["bash", "-c", f"({look}) >{tmp_path}/closed"])
+    assert _in_shell(guestmemfs, f"{program} {closed}").returncode == 0
+    expected = (tmp_path / "closed").read_text()
+    assert _in_shell(guestmemfs, f"{COMMAND} run -- {program} {closed}").returncode == 0
+    assert (tmp_path / "closed").read_text() == expected != ""
+
+
 def test_regression_a_closed_stdout_is_no_internal_error(guestmemfs: Guestmemfs) -> None:
     guestmemfs.mount("gm")
     done = _in_shell(guestmemfs, f"{COMMAND} list >&-")
