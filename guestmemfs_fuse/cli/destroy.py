@@ -82,6 +82,6 @@ def _saved_guests(instance: Instance) -> str:
     from guestmemfs_fuse.core.errors import MetadataError
 
     try:
-        return ", ".join(offline.saved_guests(instance))
+        return ", ".join(path for path, _ in offline.saved_guests(instance))
     except (MetadataError, OSError):
         return ""

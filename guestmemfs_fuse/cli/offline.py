@@ -2,11 +2,12 @@
 
 Read-only. A memfd region cannot be attached (its descriptors are the holder's), so what would have to be
 measured there is None. Imports core and region, so commands import this only when they need it.
-Called by status, map and destroy.
+Called by status, map, destroy and vm list.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,9 +59,13 @@ def devices(instance: Instance) -> list[Dev]:
         return report.devices_of(offline.state, served=False)
 
 
-def saved_guests(instance: Instance) -> list[str]:
-    """The files in which guests wait to be restored (`vm save`). Raises MetadataError, OSError."""
-    return [path for path, inode in listing.listing(_state(instance)) if inode.mark]
+def saved_guests(instance: Instance) -> list[tuple[str, str]]:
+    """The files in which guests wait to be restored (`vm save`), and the state that each is marked with.
+
+    Raises MetadataError, OSError.
+    """
+    listed = listing.listing(_state(instance))
+    return [(path, os.fsdecode(inode.mark)) for path, inode in listed if inode.mark]
 
 
 def whole_report(offline: Offline) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from guestmemfs_fuse.core.errors import ExitCode, GuestmemfsError, UnknownTarget
 
 if TYPE_CHECKING:
     from guestmemfs_fuse.cli.vm_work import Outcome
+    from guestmemfs_fuse.metadata.instance import Instance
 
 _EXAMPLES = """\b
 Examples:
@@ -117,7 +118,7 @@ def discard(path: Path) -> None:
 @click.option("--target", metavar="TARGET", help="Only guests of this instance.")
 @_as_json
 def list_guests(target: str | None, as_json: bool) -> None:
-    """Show running guests whose RAM is on a mount, and guests that rest in a file."""
+    """Show running guests whose RAM is on a mount, and guests that rest in a file, mounted or not."""
     host.require_root()
     from guestmemfs_fuse.vm.host import survey
 
@@ -133,9 +134,9 @@ def list_guests(target: str | None, as_json: bool) -> None:
         }
         for guest in found.running
     ]
-    for rest in found.resting:
-        empty: dict[str, Any] = {"name": None, "state": "saved", "pid": None, "monitors": []}
-        rows.append({**empty, "ram_paths": [rest.ram_path], "state_path": rest.state_path})
+    rows += [_resting(rest.ram_path, rest.state_path) for rest in found.resting]
+    for instance in found.unmounted:
+        rows += _resting_in(instance)
     for problem in found.problems:
         say(f"note: {problem}")
     if as_json:
@@ -144,6 +145,25 @@ def list_guests(target: str | None, as_json: bool) -> None:
         table(("GUEST", "STATE", "PID", "RAM", "MONITOR OR STATE FILE"), [_cells(row) for row in rows])
     else:
         say("no guests")
+
+
+def _resting_in(instance: Instance) -> list[dict[str, Any]]:
+    """What an instance that is not mounted left; nothing where its memory is gone."""
+    from guestmemfs_fuse.cli import offline, sight
+
+    if sight.look(instance).condition is sight.Condition.LOST:
+        return []
+    try:
+        saved = offline.saved_guests(instance)
+    except (GuestmemfsError, OSError) as error:
+        say(f"note: instance {instance.name} cannot be read: {error}")
+        return []
+    return [_resting(instance.config.mountpoint + path, state_path) for path, state_path in saved]
+
+
+def _resting(ram_path: str, state_path: str) -> dict[str, Any]:
+    empty: dict[str, Any] = {"name": None, "state": "saved", "pid": None, "monitors": []}
+    return {**empty, "ram_paths": [ram_path], "state_path": state_path}
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

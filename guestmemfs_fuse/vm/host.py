@@ -46,18 +46,23 @@ class RestingGuest:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What there is on this host. problems: instances that could not be asked, and why."""
+    """What there is on this host. problems: instances that could not be asked, and why.
+
+    unmounted: instances that nobody can be asked about; guests may rest in them.
+    """
 
     running: tuple[RunningGuest, ...]
     resting: tuple[RestingGuest, ...]
     problems: tuple[str, ...]
+    unmounted: tuple[Instance, ...]
 
 
 def survey(target: str | None = None) -> Survey:
     """Ask every mounted instance, or only TARGET. Raises UnknownTargetError."""
-    files, problems = [], []
+    files, problems, unmounted = [], [], []
     for each in _instances(target):
         if mountinfo.find_mountpoint(each.config.mountpoint, mountinfo.OURS) is None:
+            unmounted.append(each)
             continue
         try:
             files += list(_files(each))
@@ -69,7 +74,7 @@ def survey(target: str | None = None) -> Survey:
             by_pid.setdefault(int(user["pid"]), []).append(path)
     running = [guest for pid, paths in by_pid.items() if (guest := _guest(pid, paths)) is not None]
     resting = [RestingGuest(path, row["saved_guest"]) for path, row in files if row["saved_guest"]]
-    return Survey(tuple(_with_own_names(running)), tuple(resting), tuple(problems))
+    return Survey(tuple(_with_own_names(running)), tuple(resting), tuple(problems), tuple(unmounted))
 
 
 def _instances(target: str | None) -> list[Instance]:

@@ -75,7 +75,11 @@ def test_a_guest_is_saved_and_restored_by_command_across_umount(
     assert saved["ram_paths"] == [str(guest.memory_path)] and saved["state_bytes"] < 4 << 20
     assert wait_until(lambda: not guest.is_alive(), 5)
     stood_at = guest.count()
+    resting = host.cli.json("vm", "list")
+    assert [(row["state"], row["state_path"]) for row in resting] == [("saved", str(state))]
     host.umount()
+    assert host.cli.json("vm", "list") == resting, "also of an instance that is not mounted"
+    assert host.cli.json("vm", "list", "--target", host.name) == resting
     host.remount()
     assert mark(host, guest) == str(state), "the mark is metadata: it outlives daemon and mount"
     restored = host.cli.json("vm", "restore", "--state", state)
