@@ -102,7 +102,8 @@ class Punches:
         try:
             fd = self._region.open_backing(ino)
         except FsError as error:
-            log.error("inode %d: %s", ino, error)
+            if ino not in self._state.orphans:  # the last daemon had given its memory up, and no more
+                log.error("inode %d: %s", ino, error)
             return
         try:
             self.watch(ino, fd)

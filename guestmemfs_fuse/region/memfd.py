@@ -9,6 +9,7 @@ Called by region/choose.py and the engine.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import threading
@@ -28,6 +29,8 @@ from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory, private_tmpfs
 from guestmemfs_fuse.region.backing_files import FREED_AT_ONCE_BYTES, BackingFiles
 from guestmemfs_fuse.region.base import BackingStat, RegionUse
+
+log = logging.getLogger(__name__)
 
 MOUNT_NAME: Final = "region-mount"
 _FILE_PREFIX: Final = "region-ino-"
@@ -113,7 +116,12 @@ class MemfdRegion(BackingFiles):
         else:
             _give_up(fd)
         self._retrieved.discard(ino)
-        self._store.remove(_name(ino))
+        try:
+            self._store.remove(_name(ino))
+        except DaemonError as error:
+            # A store that was killed has nothing left, one that does not listen an empty file, which the next
+            # daemon finds and removes. Neither is a reason to end, and with us all the other memory.
+            log.warning("inode %d is gone, which the fd store was not told: %s", ino, error.message)
 
     def _fd(self, ino: Ino) -> int:
         try:

@@ -124,6 +124,24 @@ def test_files_made_after_the_holder_was_killed_are_refused(memfd: Instance, pat
     assert checksum(memfd.mountpoint / "ram") == pattern
 
 
+def test_regression_removing_a_file_does_not_end_a_daemon_whose_holder_was_killed(
+    memfd: Instance, pattern: str
+) -> None:
+    """It could not tell its store, and took the memory of all other files along."""
+    fill(memfd.mountpoint / "other", 4)
+    status = memfd.status()
+    os.kill(status["holder_pid"], signal.SIGKILL)
+    assert soon(lambda: memfd.status()["holder_pid"] is None)
+    (memfd.mountpoint / "other").unlink()
+    assert soon(lambda: len(memfd.status()["files"]) == 1)
+    assert memfd.daemon_pid == status["daemon_pid"]
+    memfd.cli.run("restart", memfd.name)
+    os.kill(memfd.daemon_pid, signal.SIGKILL)
+    assert checksum(memfd.mountpoint / "ram") == pattern
+    assert soon(lambda: serving(memfd, 3))
+    assert memfd.problems() == []
+
+
 def test_regression_umount_does_not_lose_memory_whose_holder_was_killed(
     memfd: Instance, pattern: str
 ) -> None:

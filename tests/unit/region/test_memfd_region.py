@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.core.state import Inode
 from guestmemfs_fuse.core.types import Ino
 from guestmemfs_fuse.region.memfd import MOUNT_NAME, MemfdRegion
@@ -49,3 +50,19 @@ def test_regression_a_descriptor_in_use_by_a_thread_stays_its_file_while_that_is
         os.ftruncate(fd, BLOCK)
     assert region.stat(second).size_bytes == 0
     assert list(region.inventory()) == [second.ino]
+
+
+def test_regression_a_file_can_be_discarded_when_the_store_was_killed(
+    region: MemfdRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raised what ended the daemon, which had the only copy of all other memory."""
+
+    def refuse(store: Store, name: str) -> None:
+        raise DaemonError("the fd store cannot be reached: Connection refused")
+
+    gone = Inode(Ino(2), 0o100600, 0, 0, 0, 0, 0, 0)
+    region.create(gone.ino)
+    region.create(Ino(3))
+    monkeypatch.setattr(Store, "remove", refuse)
+    region.discard(gone)
+    assert list(region.inventory()) == [3]
