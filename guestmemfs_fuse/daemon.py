@@ -275,7 +275,7 @@ class Daemon:
 
     def _detach(self) -> None:
         """Take our mount out of the tree, used or not: what is mapped stays mapped."""
-        if mounted_device(self._config.mountpoint) == self._connection.device:
+        if mounted_device(self._config.mountpoint, self._config.name) == self._connection.device:
             mount.umount(self._config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
 
     # -- being replaced -----------------------------------------------------------

@@ -47,7 +47,7 @@ def ask(
 
 def require_mount(instance: Instance) -> None:
     """For who waits for a daemon: without its mount none will come. Raises DaemonError."""
-    if sight.our_mount(instance.config.mountpoint) is None:
+    if sight.mount_of(instance) is None:
         raise DaemonError(
             f"instance {instance.name} was unmounted meanwhile",
             hint=f"`guestmemfs status {instance.name}` shows it",

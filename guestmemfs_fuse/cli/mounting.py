@@ -32,7 +32,7 @@ from guestmemfs_fuse.core.errors import (
     UsageError,
 )
 from guestmemfs_fuse.handover import fdnames, fdstore, launch, passed_claim, pid_file
-from guestmemfs_fuse.linux import hugepages, mount
+from guestmemfs_fuse.linux import hugepages, mount, mountinfo
 from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 from guestmemfs_fuse.metadata import instance as registry
 from guestmemfs_fuse.metadata.instance import Instance, InstanceConfig, Paths
@@ -187,10 +187,8 @@ def _load(state_dir: str) -> InstanceConfig | None:
 
 
 def _name_of(mountpoint: str) -> str:
-    for each in registry.all_instances():
-        if isinstance(each, Instance) and each.config.mountpoint == mountpoint:
-            return each.name
-    return registry.default_name(mountpoint)
+    placed = registry.placed_at(mountpoint)
+    return placed.name if placed is not None else registry.default_name(mountpoint)
 
 
 def _require_outside(where: Where) -> None:
@@ -374,7 +372,7 @@ def _await_end(config: InstanceConfig, paths: Paths) -> None:
         raise DaemonError(
             "the daemon did not become ready, and does not end either", hint=f"see {paths.daemon_log}"
         )
-    if sight.our_mount(config.mountpoint) is not None:
+    if mountinfo.of_instance(config.mountpoint, config.name) is not None:
         mount.umount(config.mountpoint, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
 
 

@@ -42,7 +42,7 @@ class Condition(Enum):
 class Sight:
     """Facts about one instance at one moment.
 
-    mount: our filesystem at its mountpoint; has_daemon: a process serves it, or is about to; holder_pid: of
+    mount: the instance at its mountpoint; has_daemon: a process serves it, or is about to; holder_pid: of
     the living holder; has_region: its memory exists; last_words: why the holder gave its daemon up;
     unit_waits: there is no holder, but systemd will start the next daemon.
     """
@@ -68,7 +68,7 @@ class Sight:
 def look(instance: Instance) -> Sight:
     """See what there is of an instance now."""
     paths = instance.paths
-    mount, has_daemon = our_mount(instance.config.mountpoint), is_locked(paths.lock)
+    mount, has_daemon = mount_of(instance), is_locked(paths.lock)
     holder_pid = pid_file.owner(paths.holder_pid)
     is_abandoned = mount is not None and not has_daemon and holder_pid is None
     has_region = mount is not None or has_daemon or region_is_there(instance.config, paths)
@@ -96,6 +96,11 @@ def region_is_there(
 def is_kept_by_systemd(instance: Instance) -> bool:
     """Whether a memfd region without daemon and holder is in the fd store of its stopped unit."""
     return instance.config.kind == "memfd" and unit_state.keeps_memory(instance.name)
+
+
+def mount_of(instance: Instance) -> mountinfo.MountEntry | None:
+    """The mount of an instance, not that of another one which stands there by now."""
+    return mountinfo.of_instance(instance.config.mountpoint, instance.name)
 
 
 def our_mount(mountpoint: str) -> mountinfo.MountEntry | None:

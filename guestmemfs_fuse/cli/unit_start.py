@@ -57,14 +57,12 @@ def _make_mountpoint(path: str) -> None:
 
 def is_live(name: str, environ: Mapping[str, str]) -> bool:
     """Whether systemd hands us the connection of a mount that stands: then nothing is to be checked."""
-    from guestmemfs_fuse.cli import sight
-
     received = {each for each, _fd in fdstore.parse_listen_fds(environ, os.getpid())}
     if fdnames.FUSE not in received:
         return False
     with suppress(FileNotFoundError, NotADirectoryError):
         config = InstanceConfig.load(registry.state_dir_of(name))
-        return sight.our_mount(config.mountpoint) is not None
+        return mountinfo.of_instance(config.mountpoint, config.name) is not None
     return False
 
 

@@ -48,7 +48,7 @@ def detach(instance: Instance, seen: sight.Sight, *, lazily: bool = False) -> No
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _busy(seen.mount) from error
-        if error.errno != errno.EINVAL or sight.our_mount(seen.mount.mountpoint) is not None:
+        if error.errno != errno.EINVAL or sight.mount_of(instance) is not None:
             raise
         # Its daemon could not start, and took it away itself.
 

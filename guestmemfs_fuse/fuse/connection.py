@@ -46,7 +46,7 @@ def connect(mountpoint: str, name: str, stored_fds: list[int], state: State) -> 
     Raises MountGoneError when it was unmounted meanwhile, UnsupportedError (no /dev/fuse, not root),
     UnknownTargetError or UsageError (mountpoint).
     """
-    there = mounted_device(mountpoint)
+    there = mounted_device(mountpoint, name)
     session = state.session
     if stored_fds and session is not None and there in (None, session.device):
         for fd in stored_fds[:-1]:
@@ -64,9 +64,9 @@ def connect(mountpoint: str, name: str, stored_fds: list[int], state: State) -> 
     return _mount(mountpoint, name)
 
 
-def mounted_device(mountpoint: str) -> int | None:
-    """The dev_t of our filesystem at mountpoint, or None. Never touches the mountpoint."""
-    entry = mountinfo.find_mountpoint(mountpoint, mountinfo.OURS)
+def mounted_device(mountpoint: str, name: str) -> int | None:
+    """The dev_t of the instance's mount at mountpoint, or None. Never touches the mountpoint."""
+    entry = mountinfo.of_instance(mountpoint, name)
     return os.makedev(*entry.dev) if entry is not None else None
 
 
@@ -79,7 +79,7 @@ def _mount(mountpoint: str, name: str) -> Connection:
         ) from error
     try:
         device.mount_fuse(fd, mountpoint, source=name)
-        there = mounted_device(mountpoint)
+        there = mounted_device(mountpoint, name)
         if there is None:
             raise UnsupportedError(f"the mount at {mountpoint} disappeared at once")
     except OSError as error:

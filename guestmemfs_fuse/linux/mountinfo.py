@@ -109,6 +109,12 @@ def find(mounts: Iterable[MountEntry], mountpoint: str) -> MountEntry | None:
     return next((m for m in reversed(found) if m.mount_id not in covered), None)
 
 
+def of_instance(mountpoint: str, name: str) -> MountEntry | None:
+    """The mount at mountpoint when it is that instance's: another one may be mounted there by now."""
+    entry = find_mountpoint(mountpoint, OURS)
+    return entry if entry is not None and entry.source == name else None
+
+
 def find_mountpoint(mountpoint: str, fstype: str | None = None) -> MountEntry | None:
     """`find` in this process's own mounts; with fstype only when that is what stands there."""
     entry = find(read_mounts(), mountpoint)

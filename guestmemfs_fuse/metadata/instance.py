@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from guestmemfs_fuse.core.errors import InstanceBusyError, MetadataError, UnknownTargetError, UsageError
+from guestmemfs_fuse.linux import mountinfo
 from guestmemfs_fuse.metadata.instance_config import (
     HugeWish,
     InstanceConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "find",
     "forget",
     "instance_of_path",
+    "placed_at",
     "register",
     "resolve_path",
     "run_dir",
@@ -176,7 +178,8 @@ def _open(name: str) -> Instance | BrokenInstance:
 def find(target: str) -> Instance:
     """The instance called TARGET, or mounted exactly there.
 
-    Raises UnknownTargetError when there is none, MetadataError when its configuration cannot be read.
+    Raises UnknownTargetError when there is none, UsageError when several were mounted there, MetadataError
+    when its configuration cannot be read.
     """
     instances = all_instances()
     for instance in instances:
@@ -185,11 +188,33 @@ def find(target: str) -> Instance:
                 raise instance.problem
             return instance
     where = resolve_path(target, _mountpoints(instances))
-    for instance in instances:
-        if isinstance(instance, Instance) and instance.config.mountpoint == where:
-            return instance
+    if (placed := _placed(instances, where)) is not None:
+        return placed
     raise UnknownTargetError(
         f"no instance {target}", hint="`guestmemfs list` shows all names and mountpoints"
+    )
+
+
+def placed_at(mountpoint: str) -> Instance | None:
+    """The instance that is mounted at a canonical path, or else the only one that was.
+
+    Raises UsageError when several were.
+    """
+    return _placed(all_instances(), mountpoint)
+
+
+def _placed(instances: Collection[Instance | BrokenInstance], mountpoint: str) -> Instance | None:
+    found = [
+        each for each in instances if isinstance(each, Instance) and each.config.mountpoint == mountpoint
+    ]
+    if len(found) < 2:
+        return found[0] if found else None
+    for each in found:
+        if mountinfo.of_instance(mountpoint, each.name) is not None:
+            return each
+    raise UsageError(
+        f"several instances were mounted at {mountpoint}: {', '.join(each.name for each in found)}",
+        hint="say which one by its name",
     )
 
 
@@ -204,7 +229,7 @@ def instance_of_path(path: str) -> tuple[Instance, str]:
     """The instance whose mount PATH is in, and the path below its mountpoint ('' for the mountpoint).
 
     Symlinks up to the mountpoint are followed, those inside it are left to the caller. Raises
-    UnknownTargetError when PATH is in no instance.
+    UnknownTargetError when PATH is in no instance, UsageError when several were mounted there.
     """
     instances = all_instances()
     where = resolve_path(path, _mountpoints(instances))
@@ -217,8 +242,10 @@ def instance_of_path(path: str) -> tuple[Instance, str]:
         raise UnknownTargetError(
             f"{path} is in no instance", hint="`guestmemfs list` shows all names and mountpoints"
         )
-    best = max(inside, key=lambda instance: len(instance.config.mountpoint))
-    return best, where[len(best.config.mountpoint) + 1 :]
+    mountpoint = max((instance.config.mountpoint for instance in inside), key=len)
+    best = _placed(inside, mountpoint)
+    assert best is not None
+    return best, where[len(mountpoint) + 1 :]
 
 
 def _mountpoints(instances: Collection[Instance | BrokenInstance]) -> frozenset[str]:

@@ -61,7 +61,7 @@ def survey(target: str | None = None) -> Survey:
     """Ask every mounted instance, or only TARGET. Raises UnknownTargetError."""
     files, problems, unmounted = [], [], []
     for each in _instances(target):
-        if mountinfo.find_mountpoint(each.config.mountpoint, mountinfo.OURS) is None:
+        if mountinfo.of_instance(each.config.mountpoint, each.name) is None:
             unmounted.append(each)
             continue
         try:

@@ -152,6 +152,39 @@ def test_options_that_contradict_the_instance_say_what_is_there(instance: Instan
         assert f"exists with {option} {there}, not {value}" in done.stderr
 
 
+def test_regression_a_stopped_instance_has_no_hand_in_who_is_mounted_where_it_was(
+    guestmemfs: Guestmemfs, instance: Instance
+) -> None:
+    """It was called a dead mount, and its umount and destroy took the other's live mount away."""
+    cli, where = guestmemfs, instance.mountpoint
+    instance.umount()
+    cli.run("mount", where, "--name", "other", "--size", "64M")
+    (where / "file").touch()
+    state = {each["name"]: each["condition"] for each in cli.json("list")}
+    assert state == {instance.name: "stopped", "other": "serving"}
+    assert cli.json("status", where)["name"] == "other"
+    assert cli.json("map", where / "file")["path"] == "/file"
+    assert cli.run("umount", instance.name, check=False).returncode == ExitCode.FAILED
+    assert cli.run("mount", where, "--name", instance.name, check=False).returncode == ExitCode.USAGE
+    cli.run("destroy", instance.name, "--yes")
+    assert os.listdir(where) == ["file"]
+    cli.run("umount", "other")
+
+
+def test_a_path_where_several_instances_were_mounted_means_none_of_them(
+    guestmemfs: Guestmemfs, instance: Instance
+) -> None:
+    instance.umount()
+    guestmemfs.run("mount", instance.mountpoint, "--name", "other", "--size", "64M")
+    guestmemfs.run("umount", instance.mountpoint)
+    for command in (["mount"], ["status"], ["destroy", "--yes"]):
+        refused = guestmemfs.run(*command, instance.mountpoint, check=False)
+        assert refused.returncode == ExitCode.USAGE
+        assert f"{instance.name}, other" in refused.stderr and "by its name" in refused.stderr
+    guestmemfs.run("mount", instance.mountpoint, "--name", "other")
+    assert guestmemfs.json("status", instance.mountpoint)["name"] == "other"
+
+
 def test_a_stopped_instance_moves_to_another_mountpoint(instance: Instance) -> None:
     (instance.mountpoint / "file").touch()
     instance.umount()

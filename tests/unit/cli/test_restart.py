@@ -28,7 +28,7 @@ See = Callable[..., None]
 @pytest.fixture(autouse=True)
 def instance(make_instance: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch) -> Instance:
     """Mounted, at whatever stage its daemons are."""
-    monkeypatch.setattr(sight, "our_mount", lambda mountpoint: SERVING.mount)
+    monkeypatch.setattr(sight, "mount_of", lambda instance: SERVING.mount)
     return make_instance()
 
 
@@ -83,7 +83,7 @@ def test_nobody_waits_for_a_daemon_whose_mount_is_gone(
     daemon.serves()
 
     def restart(args: dict[str, object]) -> object:
-        monkeypatch.setattr(sight, "our_mount", lambda mountpoint: None)
+        monkeypatch.setattr(sight, "mount_of", lambda instance: None)
         daemon.answers["ping"] = client.NotRunningError("the daemon is not running")
         return answer
 

@@ -100,6 +100,19 @@ def test_other_filesystems_at_the_mountpoint_are_not_ours(monkeypatch: pytest.Mo
     assert sight.our_mount("/mnt/guests") is None
 
 
+def test_regression_the_mount_of_another_instance_is_not_this_ones(
+    make_instance: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`umount` of a stopped instance detached the live one that was mounted in its place."""
+    instance = make_instance()
+    mine = a_mount(instance.config.mountpoint, instance.name)
+    monkeypatch.setattr(mountinfo, "read_mounts", lambda pid="self": [mine])
+    assert sight.mount_of(instance) == sight.look(instance).mount == mine
+    another = replace(mine, source="another")
+    monkeypatch.setattr(mountinfo, "read_mounts", lambda pid="self": [another])
+    assert sight.mount_of(instance) is sight.look(instance).mount is None
+
+
 def test_waiting_ends_when_it_holds_or_at_the_deadline() -> None:
     answers = iter([False, False, True])
     assert sight.wait_until(lambda: next(answers), 5)
