@@ -18,7 +18,7 @@ from guestmemfs_fuse.core import commands as cmd
 from guestmemfs_fuse.core.state import State
 from guestmemfs_fuse.core.types import round_up
 from guestmemfs_fuse.engine.engine import Engine
-from guestmemfs_fuse.metadata.instance_config import InstanceConfig
+from guestmemfs_fuse.metadata.instance_config import InstanceConfig, Paths
 from guestmemfs_fuse.region.base import Region
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ async def resize_region(engine: Engine, size_bytes: int) -> int:
 def settle(config: InstanceConfig, state: State, region: Region, state_dir: str) -> InstanceConfig:
     """Finish a resize that the last daemon journaled and did not live to finish; the configuration as it is.
 
-    Raises what Region.resize raises, OSError.
+    Raises what Region.resize raises.
     """
     if state.region_bytes == config.size_bytes:
         return config
@@ -61,7 +61,10 @@ def settle(config: InstanceConfig, state: State, region: Region, state_dir: str)
 
 
 def save(config: InstanceConfig, size_bytes: int, state_dir: str) -> InstanceConfig:
-    """The configuration with another size, written down."""
+    """The configuration with another size, written down; where that fails, a later daemon settles it."""
     changed = replace(config, size_bytes=size_bytes)
-    changed.save(state_dir)
+    try:
+        changed.save(state_dir)
+    except OSError as error:
+        log.warning("%s still has the old size: %s", Paths(state_dir).config, error.strerror)
     return changed

@@ -372,3 +372,17 @@ def test_regression_a_failed_mount_of_what_was_there_before_leaves_no_dead_mount
     assert sight.our_mount(str(instance.mountpoint)) is None
     instance.remount()
     assert (instance.mountpoint / "kept").exists()
+
+
+def test_regression_a_resize_whose_size_cannot_be_written_down_costs_no_daemon(instance: Instance) -> None:
+    """It was journaled, and each daemon that tried to finish it ended over that: the mount was given up."""
+    in_the_way = instance.state_dir / "instance.json.new"
+    in_the_way.mkdir()
+    instance.cli.run("resize", instance.name, "--size", "96M")
+    instance.cli.run("restart", instance.name)
+    os.kill(instance.daemon_pid, signal.SIGKILL)
+    (instance.mountpoint / "made").touch()
+    assert instance.status()["region"]["size_bytes"] == 96 * MIB
+    in_the_way.rmdir()
+    instance.cli.run("restart", instance.name)
+    assert instance.cli.json("list")[0]["region"]["size_bytes"] == 96 * MIB
