@@ -31,6 +31,7 @@ STATE_MAGIC = b"QEVM"
 CAN_BE_SAVED = frozenset({"running", "paused", "suspended"})
 CANCEL_TIMEOUT_S = 10.0
 QUIT_TIMEOUT_S = 10.0
+_KILLED_SAVE_HINT = "a save of it was killed: QMP `cont`, then `guestmemfs vm discard` its RAM file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ async def _look(monitor: Monitor, is_ram_in_place: bool, identify: inspect.Ident
     method = migration.choose_method(abilities, is_ram_in_place=is_ram_in_place)
     status = (await monitor.execute("query-status"))["status"]
     if status not in CAN_BE_SAVED:
-        raise UsageError(f"a guest that is {status} cannot be saved")
+        hint = _KILLED_SAVE_HINT if status == "postmigrate" else None
+        raise UsageError(f"a guest that is {status} cannot be saved", hint=hint)
     ram = await inspect.read_ram(monitor, identify=identify)
     if is_ram_in_place:
         inspect.require_preservable(ram)
