@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from guestmemfs_fuse.core.errors import InstanceBusyError
-from guestmemfs_fuse.metadata.instance import Paths
+from guestmemfs_fuse.core.errors import InstanceBusyError, UnknownTargetError
+from guestmemfs_fuse.metadata.instance import Instance, Paths
 
 CLAIM_TIMEOUT_S = 20.0
 _POLL_S = 0.02
@@ -47,6 +47,19 @@ def claimed(state_dir: str, timeout_s: float = CLAIM_TIMEOUT_S) -> Iterator[Clai
         yield Claim(Paths(state_dir), fd)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def claimed_instance(instance: Instance) -> Iterator[Claim]:
+    """claimed, of an instance that was there a moment ago. Raises UnknownTargetError when it is gone."""
+    with ExitStack() as stack:
+        try:
+            claim = stack.enter_context(claimed(instance.paths.state_dir))
+        except FileNotFoundError:
+            raise UnknownTargetError(
+                f"instance {instance.name} is gone", hint="another command destroyed it meanwhile"
+            ) from None
+        yield claim
 
 
 @contextmanager

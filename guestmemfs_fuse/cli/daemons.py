@@ -15,6 +15,8 @@ from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.metadata.instance import Instance
 
 RESTART_WAIT_S = client.RESTART_WAIT_S
+ANSWER_S = 5.0
+"""For a ping, which waits for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,18 @@ def ask(
     if not isinstance(result, dict):
         raise DaemonError(f"the daemon answered {op} with {type(result).__name__}")
     return result
+
+
+def ask_without_limit(
+    instance: Instance, op: str, args: Mapping[str, object] | None = None, **options: Any
+) -> dict[str, Any]:
+    """ask, for what may take as long as it takes; a daemon that hangs is not waited for. Raises as ask."""
+    try:
+        ping(instance, timeout_s=ANSWER_S, wait_s=RESTART_WAIT_S)
+    except DaemonError as error:
+        error.hint = error.hint or f"`guestmemfs restart {instance.name}`"
+        raise
+    return ask(instance, op, args, timeout_s=None, wait_s=RESTART_WAIT_S, **options)
 
 
 def require_mount(instance: Instance) -> None:

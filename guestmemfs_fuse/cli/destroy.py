@@ -30,7 +30,7 @@ def destroy(target: str, yes: bool, force: bool) -> None:
     """
     host.require_root()
     from guestmemfs_fuse.cli import remembered, unit_state
-    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.claim import claimed_instance
     from guestmemfs_fuse.cli.destroying import destroy_instance, forget_broken
     from guestmemfs_fuse.cli.sizes import size_text
     from guestmemfs_fuse.core.errors import MetadataError, UnknownTargetError, UsageError
@@ -65,7 +65,7 @@ def destroy(target: str, yes: bool, force: bool) -> None:
             + (f", and the guests saved in {saved}" if saved else ""),
             hint=f"`guestmemfs destroy {target} --yes` if that is meant",
         )
-    with claimed(instance.paths.state_dir):
+    with claimed_instance(instance):
         destroy_instance(instance, force=force)
         if instance.config.kind == "memfd" and not unit_state.release_memory(instance.name):
             unit = unit_state.unit_of(instance.name)

@@ -40,4 +40,4 @@ def _ask(target: str, op: str) -> None:
     from guestmemfs_fuse.metadata.instance import find
 
     # Draining waits for allocations under way, which may take long: no limit, Ctrl-C gives up waiting.
-    daemons.ask(find(target), op, wait_s=daemons.RESTART_WAIT_S, timeout_s=None)
+    daemons.ask_without_limit(find(target), op)

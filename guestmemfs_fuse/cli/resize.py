@@ -25,10 +25,10 @@ def resize(target: str, size: int) -> None:
     """
     host.require_root()
     from guestmemfs_fuse.cli import resizing
-    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.claim import claimed_instance
     from guestmemfs_fuse.metadata.instance import find
 
     instance = find(target)
-    with claimed(instance.paths.state_dir):
+    with claimed_instance(instance):
         done = resizing.resize(instance, size)
     result(f"instance {instance.name}: {exact_size(done.old_bytes)} is now {exact_size(done.new_bytes)}")

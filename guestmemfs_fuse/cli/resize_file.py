@@ -33,11 +33,4 @@ def resize_file(path: str, size: int, force: bool) -> None:
     instance, inside = instance_of_path(path)
     args = {"path": "/" + inside, "size_bytes": size, "force": force}
     with progress.bar("allocating", "bytes") as tick:
-        daemons.ask(
-            instance,
-            "resize_file",
-            args,
-            wait_s=daemons.RESTART_WAIT_S,
-            timeout_s=None,
-            on_event=progress.on_event(tick),
-        )
+        daemons.ask_without_limit(instance, "resize_file", args, on_event=progress.on_event(tick))

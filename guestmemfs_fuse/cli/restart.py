@@ -23,12 +23,12 @@ def restart(target: str) -> None:
     and its holder (or systemd) starts the next.
     """
     host.require_root()
-    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.claim import claimed_instance
     from guestmemfs_fuse.cli.restarting import restart_daemon
     from guestmemfs_fuse.metadata.instance import find
 
     instance = find(target)
-    with claimed(instance.paths.state_dir):
+    with claimed_instance(instance):
         done = restart_daemon(instance)
     old = "a daemon that is gone" if done.old_pid is None else f"pid {done.old_pid}"
     if done.old_generation is not None:

@@ -29,13 +29,13 @@ def umount(target: str) -> None:
     """
     host.require_root()
     from guestmemfs_fuse.cli import settling, sight
-    from guestmemfs_fuse.cli.claim import claimed
+    from guestmemfs_fuse.cli.claim import claimed_instance
     from guestmemfs_fuse.cli.unmounting import unmount
     from guestmemfs_fuse.core.errors import GuestmemfsError
     from guestmemfs_fuse.metadata.instance import find
 
     instance = find(target)
-    with claimed(instance.paths.state_dir):
+    with claimed_instance(instance):
         seen = sight.look(instance)
         was_under_way = not settling.is_settled(instance, seen)
         if was_under_way:

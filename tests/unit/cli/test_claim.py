@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from guestmemfs_fuse.cli import claim
-from guestmemfs_fuse.cli.claim import claimed, claimed_anew
-from guestmemfs_fuse.core.errors import InstanceBusyError
-from guestmemfs_fuse.metadata.instance import Paths
+from guestmemfs_fuse.cli.claim import claimed, claimed_anew, claimed_instance
+from guestmemfs_fuse.core.errors import InstanceBusyError, UnknownTargetError
+from guestmemfs_fuse.metadata.instance import Instance, Paths
 
 
 def test_a_second_claim_is_refused_until_the_first_ends(paths: Paths) -> None:
@@ -78,3 +80,13 @@ def test_an_error_inside_the_block_is_no_reason_to_try_again(paths: Paths) -> No
     with pytest.raises(FileNotFoundError, match="mine"), claimed_anew(make):
         raise FileNotFoundError("mine")
     assert len(calls) == 1
+
+
+def test_regression_an_instance_that_was_destroyed_meanwhile_is_said_to_be(
+    paths: Paths, make_instance: Callable[..., Instance]
+) -> None:
+    """The second of two destroys at once named its directory, with exit code 1."""
+    gone = replace(make_instance(), paths=paths)
+    os.rmdir(paths.state_dir)
+    with pytest.raises(UnknownTargetError, match="instance guests is gone"), claimed_instance(gone):
+        pass

@@ -275,10 +275,26 @@ def test_regression_what_is_no_regular_file_is_not_pinned_and_that_is_said(
 
 @pytest.mark.parametrize("command", ["freeze", "thaw"])
 def test_freeze_and_thaw(command: str, run: Run, daemon: FakeDaemon) -> None:
+    daemon.serves()
     daemon.answers[command] = {"frozen": command == "freeze"}
     done = run(command, "/mnt/guests")
     assert (done.exit_code, done.output) == (0, "")
-    assert daemon.asked == [(command, {})]
+    assert daemon.asked == [("ping", {}), (command, {})]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("freeze", "guests"), ("thaw", "guests"), ("resize-file", "/mnt/guests/vm1", "--size", "2M")],
+)
+def test_regression_what_may_take_long_does_not_wait_for_a_daemon_that_hangs(
+    arguments: tuple[str, ...], run: Run, daemon: FakeDaemon
+) -> None:
+    """They have no limit, and waited for ever."""
+    daemon.answers["ping"] = DaemonError("the daemon did not answer ping within 5 s")
+    done = run(*arguments)
+    assert done.exit_code == ExitCode.DAEMON
+    said = "error: the daemon did not answer ping within 5 s\nhint: `guestmemfs restart guests`\n"
+    assert (done.stderr, daemon.asked) == (said, [("ping", {})])
 
 
 @pytest.mark.parametrize("arguments", [("pin", "/mnt/guests/vm1"), ("freeze", "guests")])
@@ -289,10 +305,11 @@ def test_without_a_daemon_they_say_so(arguments: tuple[str, ...], run: Run, daem
 
 
 def test_resize_file(run: Run, daemon: FakeDaemon) -> None:
+    daemon.serves()
     daemon.answers["resize_file"] = {"size_bytes": 0}
     assert run("resize-file", "/mnt/guests/vm1", "--size", "0").exit_code == 0
     assert run("resize-file", "/mnt/guests/vm1", "--size", "2M", "--force").exit_code == 0
-    assert daemon.asked == [
+    assert [(op, args) for op, args in daemon.asked if op != "ping"] == [
         ("resize_file", {"path": "/vm1", "size_bytes": 0, "force": False}),
         ("resize_file", {"path": "/vm1", "size_bytes": 2 * MIB, "force": True}),
     ]

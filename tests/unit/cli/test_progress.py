@@ -117,6 +117,7 @@ def test_commands_say_nothing_more_where_no_terminal_is(
 ) -> None:
     make_instance()
     answer: dict[str, Any] = {"size_bytes": 1, "old_bytes": 1, "new_bytes": 1}
+    daemon.serves()
     daemon.answers[op] = answer
     assert run(*words).stderr == ""
 
