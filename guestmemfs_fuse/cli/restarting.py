@@ -16,7 +16,7 @@ from guestmemfs_fuse.cli import daemons, sight
 from guestmemfs_fuse.cli.daemons import Pong
 from guestmemfs_fuse.cli.output import say
 from guestmemfs_fuse.cli.sight import Condition
-from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
+from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError, UsageError
 from guestmemfs_fuse.handover import launch
 from guestmemfs_fuse.handover.fdstore import Notifier
 from guestmemfs_fuse.metadata.instance import Instance
@@ -55,9 +55,12 @@ def restart_daemon(instance: Instance) -> Restarted:
         return _replace_silent(instance, seen.holder_pid, error)
     if before.is_abandoned:
         say("note: its holder was killed: another one takes its place")
-        give_holder(instance, before.pid)
+        with suppress(UsageError):  # a daemon from before the update knows nothing of that: see below
+            give_holder(instance, before.pid)
     daemons.ask(instance, "restart", timeout_s=HANDOVER_S)
     after = _wait_for_other(instance, old_pid=before.pid, old_generation=before.generation)
+    if after.is_abandoned:
+        give_holder(instance, after.pid)
     return Restarted(before.pid, before.generation, after)
 
 

@@ -16,7 +16,7 @@ from click.testing import Result
 
 from guestmemfs_fuse.cli import daemons, restarting, sight
 from guestmemfs_fuse.control import client
-from guestmemfs_fuse.core.errors import DaemonError, ExitCode
+from guestmemfs_fuse.core.errors import DaemonError, ExitCode, UsageError
 from guestmemfs_fuse.handover.last_words import LastWords
 from guestmemfs_fuse.metadata.instance import Instance
 from tests.unit.cli.fakes import DEAD, RESTARTING, SERVING, STOPPED, FakeDaemon
@@ -50,6 +50,30 @@ def test_the_successor_is_waited_for_and_reported(run: Run, see: See, daemon: Fa
     assert (done.exit_code, done.stderr) == (0, "")
     old, new = "pid 41 (generation 3)", "pid 42 (generation 4)"
     assert done.stdout == f"instance guests: {old} replaced by {new}, calls waited at most 87.3 ms\n"
+
+
+def test_regression_a_daemon_too_old_to_take_another_holder_is_replaced_by_one_that_does(
+    run: Run, see: See, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint of its refusal was to restart it."""
+    see(SERVING)
+    is_abandoned = {"is_abandoned": True}
+    daemon.answers["ping"] = _in_turn(_pong(41, 3) | is_abandoned, _pong(42, 4) | is_abandoned)
+    daemon.answers["restart"] = {"successor_pid": 42}
+    given: list[int] = []
+
+    def give_holder(instance: Instance, daemon_pid: int) -> int:
+        given.append(daemon_pid)
+        if daemon_pid == 41:
+            raise UsageError(
+                "the daemon knows no 'entrust'", hint="`guestmemfs restart` brings it up to date"
+            )
+        return 50
+
+    monkeypatch.setattr(restarting, "give_holder", give_holder)
+    done = run("restart", "guests")
+    assert (done.exit_code, given) == (0, [41, 42])
+    assert "replaced by pid 42" in done.stdout
 
 
 def test_a_successor_that_cannot_start_leaves_the_old_daemon(run: Run, see: See, daemon: FakeDaemon) -> None:
