@@ -40,6 +40,11 @@ def build(name: str, directory: Path, *flags: str, last: Sequence[str] = ()) -> 
         said = done.stderr.strip().splitlines() or ["no reason given"]
         errors = [line for line in said if "error" in line] or said
         raise UnsupportedError(f"cannot compile {name}.c: {errors[0]}", hint="apt-get install gcc libc6-dev")
+    if not os.access(program, os.X_OK):
+        raise UnsupportedError(
+            f"programs cannot be run from {directory}: it is mounted noexec",
+            hint="TMPDIR=DIR names a directory where they can",
+        )
     return program
 
 

@@ -4,7 +4,7 @@ A `Row` is one thing that was measured: its figures by contender, the cost ratio
 target if the project set itself one. Areas are rows with notes and with what was left out and why.
 
 The format has a number: a file of another one is refused, never guessed at. Rows are known by area, metric
-and x, so that two runs can be compared (`pairs`).
+and x, and say in their title what else a figure depends on, so that two runs can be compared (`pairs`).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def from_json(text: str) -> Results:
                 f"this version reads {FORMAT} {FORMAT_VERSION}"
             )
         areas = tuple(_area(each) for each in value["areas"])
-        return Results(value["machine"], value["scale"], value["version"], value["took_s"], areas)
+        return Results(dict(value["machine"]), value["scale"], value["version"], value["took_s"], areas)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"these are no benchmark results: {type(error).__name__}: {error}") from error
 
@@ -191,12 +191,19 @@ def _row(value: Mapping[str, Any]) -> Row:
         value["title"],
         value["unit"],
         value["better"],
-        {name: Summary(**each) for name, each in value["figures"].items()},
+        _summaries(value["figures"]),
         value["control"],
-        None if ratios is None else {name: Summary(**each) for name, each in ratios.items()},
+        None if ratios is None else _summaries(ratios),
         value["x"],
         None if target is None else Target(**target),
     )
+
+
+def _summaries(value: Mapping[str, Any]) -> dict[str, Summary]:
+    for each in value.values():
+        if not all(isinstance(number, int | float) for number in each.values()):
+            raise TypeError("a figure that is no number")
+    return {name: Summary(**each) for name, each in value.items()}
 
 
 def _rounded(value: Any) -> Any:
@@ -214,10 +221,13 @@ def _rounded(value: Any) -> Any:
 
 
 def pairs(here: Results, published: Results) -> Iterator[tuple[Area, Row, Row]]:
-    """Rows that both runs have, in the order of the first: (area, here, published)."""
+    """Rows that both runs have, in the order of the first: (area, here, published).
+
+    A title says what else a figure depends on (threads, entries, seconds), so it has to be the same, too.
+    """
     known = {(area.name, row.metric, row.x): row for area in published.areas for row in area.rows}
     for area in here.areas:
         for row in area.rows:
             other = known.get((area.name, row.metric, row.x))
-            if other is not None:
+            if other is not None and other.title == row.title:
                 yield area, row, other

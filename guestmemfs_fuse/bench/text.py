@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guestmemfs_fuse.bench.measure import Summary
-from guestmemfs_fuse.bench.results import Area, Row, Unit
+from guestmemfs_fuse.bench.results import Area, Results, Row, Unit
 
 _TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
 _SIZES = (("GiB", float(1 << 30)), ("MiB", float(1 << 20)), ("KiB", 1024.0), ("B", 1.0))
@@ -63,3 +63,11 @@ def along(area: Area, x: float) -> str:
     if area.x_unit != "B":
         return f"{x:,.0f}"
     return f"{x / (1 << 30):g}G" if x >= 1 << 30 else f"{x / (1 << 20):g}M"
+
+
+def machine(results: Results) -> str:
+    """Where and when a run was, in a line: figures of other machines are not ours to reach."""
+    known = results.machine
+    parts = [known.get("cpu"), known.get("cpus") and f"{known['cpus']} CPUs"]
+    parts += [known.get("kernel") and f"Linux {known['kernel']}", f"`{results.scale}` run", known.get("date")]
+    return ", ".join(str(part) for part in parts if part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,34 +71,55 @@ def bench(
     if scale not in SCALES:
         raise click.UsageError(f"{SCALE_VARIABLE}={scale}: one of {', '.join(SCALES)}")
     published = _published(against)
-    wanted = [name for name in AREAS if name in areas] or list(AREAS)
-    signal.signal(signal.SIGTERM, _interrupted)
-    found = suite.run(SCALES[scale], wanted, say, guest_kernel=guest_kernel)
     if directory is not None:
-        write(found, directory)
-    if as_json:
-        click.echo(form.to_json(found), nl=False)
-    else:
-        show(found, published)
+        _check_writable(directory)
+    wanted = [name for name in AREAS if name in areas] or list(AREAS)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupted)
+    found = suite.run(SCALES[scale], wanted, say, guest_kernel=guest_kernel)
+    try:
+        if directory is not None:
+            write(found, directory)
+    finally:  # what took minutes is shown, whatever became of the page
+        if as_json:
+            click.echo(form.to_json(found), nl=False)
+        else:
+            show(found, published)
     failed = [area.name for area in found.areas if area.failed]
     if failed:
         raise click.ClickException(f"could not be measured: {', '.join(failed)}")
 
 
 def _interrupted(number: int, _frame: object) -> None:
-    """SIGTERM ends a run as Ctrl-C does: cleanly."""
+    """SIGTERM, and SIGHUP when the terminal goes, end a run as Ctrl-C does: cleanly."""
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _published(path: Path | None) -> Results | None:
     """What to compare with: the given file, which must be good; else what the package has, if anything."""
     from guestmemfs_fuse.bench import results as form
+    from guestmemfs_fuse.core.errors import UsageError
 
     if path is not None:
-        return form.from_json(path.read_text())
+        try:
+            return form.from_json(path.read_text())
+        except (UsageError, UnicodeDecodeError) as error:
+            reason = "not text" if isinstance(error, UnicodeDecodeError) else error
+            raise click.UsageError(f"--against {path}: {reason}") from error
     shipped = resources.files("guestmemfs_fuse.bench") / "published.json"
     found = form.from_json(shipped.read_text())
     return found if found.areas else None
+
+
+def _check_writable(directory: Path) -> None:
+    """Better known before the minutes of a run than after. Bytes too: a mount of ours takes none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise click.UsageError(f"--out {directory}: cannot be written to: {error.strerror}") from error
 
 
 def write(found: Results, directory: Path) -> None:
@@ -142,7 +164,11 @@ def show(found: Results, published: Results | None) -> None:
             table(("", "here", "cost", "published", "target"), rows, right=("here",))
         for reason in area.left_out:
             result(f"  left out: {reason}")
-    if published is None:
+    if published is not None:
+        click.echo()
+        result(f"here: {text.machine(found)}")
+        result(f"published: {text.machine(published)}")
+    else:
         say("nothing was published to compare with; --against FILE names another run's JSON")
 
 

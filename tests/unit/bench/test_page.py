@@ -32,6 +32,10 @@ def test_figures_have_three_digits_and_a_unit(value: float, unit: Unit, shown: s
     assert text.figure(value, unit) == shown
 
 
+def test_a_run_is_introduced_by_its_machine_as_far_as_that_is_known(results: Results) -> None:
+    assert text.machine(results) == "a CPU, 2 CPUs, `bench` run"
+
+
 def test_a_spread_is_shown_where_there_is_one() -> None:
     assert text.summary(summarize([1.0]), "ns") == "1.00 ns"
     assert text.summary(summarize([1.0, 2.0, 3.0]), "ns") == "2.00 ns (1.50 ns to 2.50 ns)"

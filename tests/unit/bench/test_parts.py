@@ -94,3 +94,15 @@ def test_an_area_that_fails_does_not_take_the_others_with_it(monkeypatch: pytest
     found = suite.run(SCALES["tiny"], ["memory", "control"], said.append)
     assert [area.failed for area in found.areas] == ["ZeroDivisionError: a bug", None]
     assert "memory: failed: ZeroDivisionError: a bug" in said
+
+
+def test_where_programs_cannot_be_run_that_is_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(shutil.which("cc"), "a C compiler")
+    # As access(2) on a noexec mount says, also to root.
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "calls" and allowed(path, mode))
+    with pytest.raises(UnsupportedError, match="noexec") as caught:
+        native.build("calls", tmp_path)
+    assert "TMPDIR" in (caught.value.hint or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -100,6 +101,24 @@ def test_two_runs_are_compared_row_by_row(results: Results) -> None:
         ("lifecycle", 10, 10),
         ("lifecycle", 1000, 1000),
     ]
+
+
+def test_regression_rows_that_measure_something_else_are_not_compared(results: Results) -> None:
+    """A title says of how many threads, entries or seconds a figure is: 20 entries are not 10,000."""
+    area = results.areas[0]
+    renamed = replace(area, rows=(replace(area.rows[0], title="read by 8 threads"), *area.rows[1:]))
+    other = Results({}, "quick", "2", 1.0, (renamed,))
+    assert [here.metric for _, here, _ in pairs(other, results)] == ["mmap", "huge"]
+
+
+def test_regression_a_figure_that_is_no_number_is_refused(results: Results) -> None:
+    value = json.loads(to_json(results))
+    value["areas"][0]["rows"][0]["figures"][OURS]["median"] = None
+    with pytest.raises(UsageError, match="no number"):
+        from_json(json.dumps(value))
+    value = json.loads(to_json(results)) | {"machine": 5}
+    with pytest.raises(UsageError):
+        from_json(json.dumps(value))
 
 
 def test_ours_is_shown_first_and_a_curves_own_beginning_not_at_all(results: Results) -> None:
