@@ -17,8 +17,9 @@ from pathlib import Path
 
 from guestmemfs_fuse.bench.area import Collector
 from guestmemfs_fuse.bench.measure import Better, Figures, Samples
+from guestmemfs_fuse.bench.pool import HUGE_PAGE_BYTES
 from guestmemfs_fuse.bench.results import OURS, Area, Target, Unit
-from guestmemfs_fuse.bench.rig import HUGE_PAGE_BYTES, Bench, Instance, cpus, fits
+from guestmemfs_fuse.bench.rig import Bench, Instance, cpus, fits
 from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
 from guestmemfs_fuse.core.errors import GuestmemfsError
 

@@ -1,7 +1,8 @@
 """What an area measures on: instances, other filesystems and programs, all in one directory of the run's.
 
 `Bench` is entered once per run. Whatever happens then (an error, Ctrl-C, SIGTERM), leaving it unmounts and
-destroys every instance, ends every process of the run, returns huge pages and removes the directory.
+destroys every instance, ends every process of the run, returns huge pages and removes the directory. After
+SIGKILL the next run does that, as it enters.
 
 Instances are driven through the command line, as a user would, with a run directory of their own: others
 on the host are not seen.
@@ -25,13 +26,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from guestmemfs_fuse.bench import cleanup, native
+from guestmemfs_fuse.bench import cleanup, native, pool
+from guestmemfs_fuse.bench.pool import HUGE_PAGE_BYTES
 from guestmemfs_fuse.core.errors import GuestmemfsError, OutOfMemoryError
-from guestmemfs_fuse.linux import hugepages, mount
+from guestmemfs_fuse.linux import mount
 from guestmemfs_fuse.region import host_memory
 
 COMMAND = (sys.executable, "-c", "from guestmemfs_fuse.cli.main import main; main()")
-HUGE_PAGE_BYTES = 2 << 20
 SPARE_BYTES = 1 << 30
 """Left to the host when sizes are chosen by what is available."""
 
@@ -81,12 +82,16 @@ class Bench:
         self.guest_kernel: Path | None = None
 
     def __enter__(self) -> Bench:
-        self.directory = Path(tempfile.mkdtemp(prefix="gm-bench-"))
+        for left in cleanup.abandoned(Path(tempfile.gettempdir())):
+            self.say(f"clearing away what a run that was killed has left in {left}")
+            cleanup.sweep(left)
+        self.directory = Path(tempfile.mkdtemp(prefix=cleanup.PREFIX))
+        self._cleanup.enter_context(cleanup.claimed(self.directory))
+        self._cleanup.callback(cleanup.sweep, self.directory)
         self.run_dir = self.directory / "run"
         self.programs_dir = self.directory / "bin"
         self.programs_dir.mkdir()
         self._environment = {**os.environ, "GUESTMEMFS_RUN_DIR": str(self.run_dir)}
-        self._cleanup.callback(cleanup.sweep, self.directory)
         self._cleanup.callback(self._destroy_all)
         return self
 
@@ -173,7 +178,7 @@ class Bench:
 
         Raises OutOfMemoryError when the kernel does not find that many huge pages.
         """
-        with _larger_pool(size_bytes // HUGE_PAGE_BYTES):
+        with pool.larger(size_bytes // HUGE_PAGE_BYTES, self.directory):
             path = self.directory / name
             path.mkdir()
             # min_size reserves: nobody else can take the pages while we measure.
@@ -249,39 +254,13 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def _larger_pool(pages: int) -> Iterator[None]:
-    """Gives back what was added, instead of setting what was there: others may change the pool meanwhile."""
-    before = _pool().total
-    wanted = before + max(0, pages - _pool().available)
-    added = 0
-    try:
-        # The kernel may need several attempts while it moves pages together.
-        for _ in range(3):
-            if before + added < wanted:
-                added = max(0, hugepages.set_pool(HUGE_PAGE_BYTES, wanted) - before)
-        found = _pool().available
-        if found < pages:
-            raise OutOfMemoryError(f"the kernel found {found} of {pages} huge pages for hugetlbfs")
-        yield
-    finally:
-        if added:
-            hugepages.set_pool(HUGE_PAGE_BYTES, max(0, _pool().total - added))
-
-
-def _pool() -> hugepages.Pool:
-    for pool in hugepages.read_pools():
-        if pool.page_bytes == HUGE_PAGE_BYTES:
-            return pool
-    raise OutOfMemoryError("this host has no pool of 2M pages")
-
-
-@contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Let another Ctrl-C not stop the cleaning up."""
+    """Let neither another Ctrl-C nor the terminal's end stop the cleaning up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from guestmemfs_fuse.linux import hugepages
 from tests import leftovers
 from tests.cli import COMMAND, Guestmemfs
@@ -47,8 +49,8 @@ def test_a_tiny_run_measures_every_area_and_leaves_nothing(guestmemfs: Guestmemf
     assert [pool.total for pool in hugepages.read_pools()] == [pool.total for pool in pools]
 
 
-def test_a_run_that_is_interrupted_leaves_nothing(guestmemfs: Guestmemfs) -> None:
-    require(Path("/usr/bin/cc").exists(), "a C compiler")
+def start_lifecycle(guestmemfs: Guestmemfs) -> subprocess.Popen[str]:
+    """A run that has mounted an instance by now."""
     run = subprocess.Popen(
         [COMMAND, "bench", "--area", "lifecycle"],
         env=environment(guestmemfs),
@@ -58,9 +60,43 @@ def test_a_run_that_is_interrupted_leaves_nothing(guestmemfs: Guestmemfs) -> Non
     )
     assert run.stderr is not None
     for line in run.stderr:
-        if "doing nothing" in line:  # an instance is mounted and served by now
+        if "doing nothing" in line:
             break
-    run.send_signal(signal.SIGINT)
-    rest = run.stderr.read()
-    assert run.wait(60) == 130, rest
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_interrupted_leaves_nothing(guestmemfs: Guestmemfs, number: signal.Signals) -> None:
+    require(Path("/usr/bin/cc").exists(), "a C compiler")
+    run = start_lifecycle(guestmemfs)
+    run.send_signal(number)
+    _, rest = run.communicate(timeout=60)
+    assert run.returncode == 130, rest
     assert left_behind(guestmemfs.directory) == []
+
+
+def test_regression_a_run_clears_away_what_a_killed_one_has_left(guestmemfs: Guestmemfs) -> None:
+    require(Path("/usr/bin/cc").exists(), "a C compiler")
+    alive, killed = start_lifecycle(guestmemfs), start_lifecycle(guestmemfs)
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert len(list(guestmemfs.directory.glob("gm-bench-*"))) == 2
+    next_run = subprocess.run(
+        [COMMAND, "bench", "--area", "guest"],
+        env=environment(guestmemfs),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "clearing away" in next_run.stderr
+    assert next_run.returncode == 0, next_run.stderr
+    _, rest = alive.communicate(timeout=120)
+    assert alive.returncode == 0, rest  # it was not touched
+    assert left_behind(guestmemfs.directory) == []
+
+
+def test_regression_a_page_that_cannot_be_written_is_refused_before_the_run(guestmemfs: Guestmemfs) -> None:
+    instance = guestmemfs.mount()
+    done = guestmemfs.run("bench", "--out", instance.mountpoint / "out", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be written to: Invalid argument" in done.stderr
