@@ -6,12 +6,16 @@ restore needs no arguments. Written before the old VMM is told to quit. Written 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from guestmemfs_fuse.core.errors import InstanceBusyError
 from guestmemfs_fuse.vm.errors import RecordError
 
 FORMAT = 1
@@ -71,13 +75,37 @@ def write_record(state_path: Path, saved: SavedGuest) -> None:
     os.replace(partial, final)
 
 
+@contextmanager
+def claimed(state_path: Path) -> Iterator[None]:
+    """Nobody else restores this guest meanwhile. Raises InstanceBusyError, RecordError without a record."""
+    try:
+        fd = os.open(record_path(state_path), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(state_path, error) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InstanceBusyError(
+                f"somebody restores the guest in {state_path} already", hint="`guestmemfs vm list` shows it"
+            ) from error
+        yield
+    finally:
+        os.close(fd)
+
+
 def read_record(state_path: Path) -> SavedGuest:
     """Read the record of a state file. Raises RecordError when there is none or it is damaged."""
     path = record_path(state_path)
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise RecordError(
-            f"cannot read {path}: {error.strerror}", hint="it is written beside the state file by vm save"
-        ) from error
+        raise _unreadable(state_path, error) from error
     return decode(raw, str(path))
+
+
+def _unreadable(state_path: Path, error: OSError) -> RecordError:
+    return RecordError(
+        f"cannot read {record_path(state_path)}: {error.strerror}",
+        hint="it is written beside the state file by vm save",
+    )

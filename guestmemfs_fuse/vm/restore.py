@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestmemfs_fuse.core.errors import GuestmemfsError, UnsupportedError, UsageError
+from guestmemfs_fuse.core.errors import GuestmemfsError, InstanceBusyError, UnsupportedError, UsageError
 from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.linux.probe import describe
 from guestmemfs_fuse.vm import inspect, migration, process
@@ -27,7 +28,7 @@ from guestmemfs_fuse.vm.finish import finished, settled
 from guestmemfs_fuse.vm.marks import Marks, NoMarks
 from guestmemfs_fuse.vm.migration import Method
 from guestmemfs_fuse.vm.monitor import Monitor, QmpMonitor, connect
-from guestmemfs_fuse.vm.record import SavedGuest, read_record, record_path
+from guestmemfs_fuse.vm.record import SavedGuest, claimed, read_record, record_path
 from guestmemfs_fuse.vm.steps import Step, Stopwatch, find_step
 
 START_TIMEOUT_S = patient(10.0)
@@ -71,16 +72,29 @@ async def restore(
     before it where the kernel cannot map the RAM files through the mount, if it is not there. qmp_path: its
     monitor; None means the old path. timeout_s: for loading.
 
-    Raises RecordError (also of the state file), UsageError before anything is started; RestoreError when the
-    new VMM could not take over, which changes nothing: state and RAM stay as they were saved.
+    Raises RecordError (also of the state file), UsageError, InstanceBusyError (somebody else restores it, or
+    has the monitor's path) before anything is started; RestoreError when the new VMM could not take over,
+    which changes nothing: state and RAM stay as they were saved.
     """
+    with claimed(state_path):
+        return await _restore(state_path, command, qmp_path, marks or NoMarks(), identify, timeout_s)
+
+
+async def _restore(
+    state_path: Path,
+    command: Sequence[str] | None,
+    qmp_path: Path | None,
+    marks: Marks,
+    identify: inspect.Identify,
+    timeout_s: float,
+) -> RestoreReport:
     saved = read_record(state_path)
     _require_whole(state_path, saved)
     qmp_path = qmp_path or Path(saved.qmp_path)
+    _require_unused(qmp_path)
     full_command = incoming_command(command or saved.command, qmp_path)
     if not starts_by_run(full_command) and await asyncio.to_thread(inspect.needs_run, _ram_paths(saved)):
         full_command = (*RUN, *full_command)
-    marks = marks or NoMarks()
     watch = Stopwatch()
     log_path = state_path.with_name(state_path.name + ".qemu.log")
     log_path.unlink(missing_ok=True)  # of an earlier attempt: its words are not about this one
@@ -92,6 +106,8 @@ async def restore(
                 child = process.start(full_command, directory=saved.directory, log_path=log_path)
                 undo.push_async_callback(_end, child)
                 monitor = await _greet(connections, qmp_path, child)
+                # Before it may be ended: who does not wait for a state is somebody else's.
+                await _require_waiting(monitor)
                 undo.push_async_callback(process.end, monitor.pid, timeout_s=KILL_TIMEOUT_S)
             method = await _load(monitor, state_path, saved, identify, timeout_s, watch)
             with watch.step("continue"):
@@ -120,6 +136,21 @@ def _require_whole(state_path: Path, saved: SavedGuest) -> None:
             f"{state_path} has {size_bytes} bytes of the {saved.state_bytes} that were saved",
             hint="put the whole file back",
         )
+
+
+def _require_unused(qmp_path: Path) -> None:
+    """Raises InstanceBusyError: the VMM that listens there would be taken for the new one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(qmp_path))
+        except BlockingIOError:
+            pass  # there is even a queue
+        except OSError:
+            return
+    raise InstanceBusyError(
+        f"a VMM has its monitor at {qmp_path} already", hint="end it, or give the new one another by --qmp"
+    )
 
 
 def incoming_command(command: Sequence[str], qmp_path: Path) -> tuple[str, ...]:
@@ -201,11 +232,14 @@ def _failure(error: GuestmemfsError | OSError, log_path: Path, state_path: Path)
     )
 
 
-async def _look(monitor: Monitor, saved: SavedGuest, identify: inspect.Identify) -> Method:
-    """Refuse, before anything is loaded, a VMM that cannot read the state or has other RAM."""
+async def _require_waiting(monitor: Monitor) -> None:
     status = (await monitor.execute("query-status"))["status"]
     if status != "inmigrate":
         raise MonitorError(f"the new QEMU is {status} instead of waiting for its state")
+
+
+async def _look(monitor: Monitor, saved: SavedGuest, identify: inspect.Identify) -> Method:
+    """Refuse, before anything is loaded, a VMM that cannot read the state or has other RAM."""
     # The guest is waiting, and the full probe reads 200 KiB of schema (40 ms). Both came with QEMU 8.2.
     knows_mode = "mode" in await monitor.execute("query-migrate-parameters")
     if saved.uses_cpr and not knows_mode:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from guestmemfs_fuse.linux import mountinfo
-from guestmemfs_fuse.vm.errors import NotPreservableError, RestoreError, SaveError
+from guestmemfs_fuse.vm.errors import NotPreservableError, RecordError, RestoreError, SaveError
 from guestmemfs_fuse.vm.restore import restore
 from tests.cli import Guestmemfs, Instance
 from tests.guest.measure import checksum, mapping_of, uncached_stat, write_pattern
@@ -169,12 +169,16 @@ def test_a_restore_that_fails_changes_nothing_and_can_be_tried_again(
     guest.assert_unharmed()
 
 
-def test_a_truncated_state_file_changes_nothing(guest: Guest, private_dir: Path) -> None:
+def test_a_truncated_or_damaged_state_file_changes_nothing(guest: Guest, private_dir: Path) -> None:
     state_path = private_dir / "state"
     guest.save(state_path)
     whole = state_path.read_bytes()
-    state_path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RestoreError):
+    half = whole[: len(whole) // 2]
+    state_path.write_bytes(half)
+    with pytest.raises(RecordError, match="that were saved"):
+        run_restore(guest, state_path)
+    state_path.write_bytes(half.ljust(len(whole), b"\xff"))
+    with pytest.raises(RestoreError, match="QEMU said"):
         run_restore(guest, state_path)
     state_path.write_bytes(whole)
     run_restore(guest, state_path)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from guestmemfs_fuse.core.errors import UnsupportedError, UsageError
+from guestmemfs_fuse.core.errors import InstanceBusyError, UnsupportedError, UsageError
 from guestmemfs_fuse.vm import inspect, process
 from guestmemfs_fuse.vm import restore as restore_module
 from guestmemfs_fuse.vm.errors import MonitorError, RecordError, RestoreError
-from guestmemfs_fuse.vm.record import SavedGuest, read_record, write_record
+from guestmemfs_fuse.vm.record import SavedGuest, claimed, read_record, write_record
 from guestmemfs_fuse.vm.restore import incoming_command, restore
 from tests.unit.vm.fake_qemu import FakeQemu, identify_any
 from tests.unit.vm.test_record import SAVED
@@ -179,6 +180,7 @@ def look(saved: SavedGuest, tmp_path: Path, *, is_new: bool = False, status: str
     qemu = FakeQemu(tmp_path / "ram", is_new=is_new)
     qemu.status = status
     try:
+        asyncio.run(restore_module._require_waiting(qemu))
         asyncio.run(restore_module._look(qemu, saved, identify_any))
     finally:
         qemu.end()
@@ -243,3 +245,40 @@ def test_regression_ctrl_c_while_the_guest_goes_on_comes_too_late(
         qemu.end()
     # Its state is worth nothing from here on: nobody may load it a second time.
     assert marks.calls == ["admit", "release"] and not state_path.exists()
+
+
+def test_regression_a_guest_that_is_being_restored_is_not_restored_a_second_time(tmp_path: Path) -> None:
+    """The second one found the first one's QEMU, running, and killed it: the guest was lost."""
+    write_record(tmp_path / "state", startable(("touch", str(tmp_path / "started")), tmp_path))
+    (tmp_path / "state").write_bytes(b"QEVM")
+    with claimed(tmp_path / "state"), pytest.raises(InstanceBusyError, match="already"):
+        asyncio.run(restore(tmp_path / "state"))
+    assert not (tmp_path / "started").exists()
+
+
+def test_regression_a_vmm_at_the_monitor_path_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
+    write_record(tmp_path / "state", startable(("touch", str(tmp_path / "started")), tmp_path))
+    (tmp_path / "state").write_bytes(b"QEVM")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "q"))
+        listening.listen(1)
+        with pytest.raises(InstanceBusyError, match="monitor at"):
+            asyncio.run(restore(tmp_path / "state"))
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_vmm_that_runs_a_guest_is_never_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def greet(*_: object) -> FakeQemu:
+        return stranger
+
+    (tmp_path / "state").write_bytes(b"QEVM")
+    write_record(tmp_path / "state", startable(("true",), tmp_path))
+    monkeypatch.setattr(inspect, "needs_run", lambda paths: False)
+    monkeypatch.setattr(restore_module, "_greet", greet)
+    stranger = FakeQemu(tmp_path / "ram")
+    try:
+        with pytest.raises(RestoreError, match="running"):
+            asyncio.run(restore(tmp_path / "state"))
+        assert stranger.process.poll() is None
+    finally:
+        stranger.end()
