@@ -52,7 +52,9 @@ def pool_lock() -> Iterator[None]:
 
 def _change_pool(pages: int) -> int:
     """Add pages (or take them away); returns how many were added."""
-    with pool_lock():
+    with pool_lock(), open(POOL) as changed:
+        # What `mount --reserve` and `destroy` lock, which others may run beside the tests.
+        fcntl.flock(changed, fcntl.LOCK_EX)
         before = int(POOL.read_text())
         POOL.write_text(str(max(0, before + pages)))
         return int(POOL.read_text()) - before
