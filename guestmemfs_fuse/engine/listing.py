@@ -5,6 +5,9 @@ come, go and move meanwhile. A file that is there all the time is listed once, w
 of one that is moved may be the old or the new one. Inodes are listed as they are, not copied: what is read
 of them later may be of a later moment.
 
+Directories can be nested without an end, so a path that is longer than a call takes (PATH_MAX) is listed by
+its end, behind an ellipsis: else a hundred files at the bottom are some 100 MB of text.
+
 Called by control/handlers and, for stopped instances, by cli/offline.
 """
 
@@ -19,6 +22,7 @@ from typing import Final
 
 import trio
 
+from guestmemfs_fuse.core.errors import GuestmemfsError
 from guestmemfs_fuse.core.state import Inode, State
 from guestmemfs_fuse.core.types import ROOT_INO, Ino
 from guestmemfs_fuse.engine.ledger import Ledger
@@ -28,6 +32,11 @@ Listing = list[tuple[str, Inode]]
 _SLICE: Final = 250
 """Entries looked at in one go: a fraction of a millisecond."""
 _SORTED_AT_ONCE: Final = 2000
+_LONGEST: Final = 4096
+"""PATH_MAX (uapi/linux/limits.h), in characters."""
+_CUT: Final = "\u2026"
+_MOST_OF_ALL: Final = 64 << 20
+"""No reply is longer (control/protocol.MAX_REPLY_BYTES)."""
 _WALKS: Final = 2
 _path_of = itemgetter(0)
 
@@ -39,13 +48,23 @@ def listing(state: State) -> Listing:
 
 
 async def gathered(ledger: Ledger) -> Listing:
-    """As `listing`, while the state changes, and in no order (`in_order`). Returns to the loop often."""
+    """As `listing`, while the state changes, and in no order (`in_order`). Returns to the loop often.
+
+    Raises GuestmemfsError when the paths are more than any reply holds, before they take more memory.
+    """
     state, seen = ledger.state, set[Ino]()
     found: Listing = []
+    characters = 0
     for _ in range(_WALKS):
         committed = ledger.committed
         for batch in _walk(state, seen):
             found += batch
+            characters += sum(len(path) for path, _ in batch)
+            if characters > _MOST_OF_ALL:
+                raise GuestmemfsError(
+                    f"the paths of all files take more than {_MOST_OF_ALL >> 20} MiB",
+                    hint="`guestmemfs map PATH` shows a single file, `guestmemfs list` the instance",
+                )
             await trio.lowlevel.checkpoint()
         if ledger.committed == committed:
             break
@@ -80,6 +99,8 @@ def _walk(state: State, seen: set[Ino]) -> Iterator[Listing]:
             for _cookie, name, child_ino in batch:
                 child = state.inodes[child_ino]
                 path = f"{prefix}/{os.fsdecode(name)}"
+                if len(path) > _LONGEST:
+                    path = f"{_CUT}/{os.fsdecode(name)}"
                 if child.is_dir:
                     queue.append((path, child_ino))
                 elif child.is_file and child_ino not in seen:
