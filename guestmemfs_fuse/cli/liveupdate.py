@@ -60,13 +60,22 @@ def preserve(target: str, abort: bool, as_json: bool) -> None:
 
 
 def _is_with_systemd(instance: Instance) -> bool:
-    """Whether systemd is to carry it. Raises UnsupportedError when it keeps the descriptors and does not."""
-    from guestmemfs_fuse.cli import unit_state
+    """Whether systemd is to carry it.
+
+    Raises UnsupportedError when it keeps the descriptors and does not, DaemonError when nobody keeps them.
+    """
+    from guestmemfs_fuse.cli import daemons, unit_state
+    from guestmemfs_fuse.core.errors import DaemonError
     from guestmemfs_fuse.handover.launch import holder_pid
     from guestmemfs_fuse.linux.liveupdate import DEVICE_PATH
 
     if instance.config.kind != "memfd" or holder_pid(instance.paths.state_dir) is not None:
         return False  # the daemon says what is wrong, if something is
+    if daemons.ping(instance, timeout_s=5.0, wait_s=daemons.RESTART_WAIT_S).is_abandoned:
+        raise DaemonError(
+            f"the holder of instance {instance.name} was killed: nobody would keep the session",
+            hint=f"`guestmemfs restart {instance.name}` starts another",
+        )
     why_not = unit_state.why_not_carried(instance.name)
     if why_not is None and not os.path.exists(DEVICE_PATH):
         why_not = f"this kernel has no {DEVICE_PATH} (CONFIG_LIVEUPDATE, kho=on liveupdate=on)"

@@ -25,8 +25,8 @@ def memfd(make_instance: Callable[..., Any], daemon: FakeDaemon) -> None:
 
 
 def asked(daemon: FakeDaemon) -> dict[str, object]:
-    ((operation, args),) = daemon.asked
-    assert operation == "preserve"
+    (args,) = (args for operation, args in daemon.asked if operation != "ping")
+    assert daemon.asked[-1] == ("preserve", args)
     return args
 
 
@@ -39,9 +39,19 @@ def test_with_a_holder_the_session_is_ours(
     assert asked(daemon) == {"abort": False, "by_store": False}
 
 
+def test_without_a_living_holder_nothing_is_preserved(run: Run, daemon: FakeDaemon) -> None:
+    """It said that systemd kept the memory, and would not carry it."""
+    daemon.serves(is_abandoned=True)
+    refused = run("liveupdate", "preserve", "guests")
+    assert refused.exit_code == 8 and "was killed" in refused.stderr
+    assert "`guestmemfs restart guests`" in refused.stderr
+    assert [operation for operation, _args in daemon.asked] == ["ping"]
+
+
 def test_a_units_fd_store_is_carried_by_systemd(
     run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    daemon.serves()
     monkeypatch.setattr(unit_state, "why_not_carried", lambda _: None)
     monkeypatch.setattr(liveupdate, "DEVICE_PATH", "/dev/null")
     done = run("liveupdate", "preserve", "guests")
@@ -66,9 +76,10 @@ def test_a_unit_that_would_not_be_carried_is_not_preserved(
 ) -> None:
     monkeypatch.setattr(unit_state, "why_not_carried", lambda _: why)
     monkeypatch.setattr(liveupdate, "DEVICE_PATH", device)
+    daemon.serves()
     refused = run("liveupdate", "preserve", "guests")
     assert refused.exit_code == 4 and said in refused.stderr
-    assert daemon.asked == []
+    assert [operation for operation, _args in daemon.asked] == ["ping"]
 
 
 def test_undoing_asks_nobody_else(run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
