@@ -50,6 +50,9 @@ _GATHER_S: Final = 0.004
 _AT_ONCE: Final = 32
 """Forgotten inodes that are dealt with in one go, a millisecond or two; callers wait meanwhile."""
 
+_SLICE: Final = 250
+"""Orphans of which the kernel is asked in one go, half a millisecond."""
+
 _PICKED_UP_S: Final = 5.0
 """Within which a caller has picked up what the daemon before us answered: it was woken before we began."""
 
@@ -142,9 +145,15 @@ class Orphans:
         return self._ledger.state.orphans - self._unborn - self._perhaps_unborn
 
     async def reap(self) -> int:
-        """As sweep, and those of the region file whose blocks nobody maps; returns how many went."""
+        """As sweep, and those of the region file whose blocks nobody maps; returns how many went.
+
+        In slices: who keeps ten thousand removed files open must not stop everybody with each statfs.
+        """
         before = self.reaped
-        self.sweep()
+        born = list(self._born())
+        for start in range(0, len(born), _SLICE):
+            self._reap_unused(born[start : start + _SLICE])
+            await trio.lowlevel.checkpoint()
         await self._reap_unmapped()
         return self.reaped - before
 
