@@ -146,12 +146,17 @@ def row(
 
 
 def to_json(results: Results) -> str:
-    """The published text: deterministic layout, one line at the end."""
+    """The published text: contenders in the order in which they are shown, one line at the end."""
     value = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(results)}
     for area, source in zip(value["areas"], results.areas, strict=True):
         for published, each in zip(area["rows"], source.rows, strict=True):
             published["met"] = each.met
-    return json.dumps(_rounded(value), indent=1, sort_keys=True) + "\n"
+    return json.dumps(_rounded(value), indent=1) + "\n"
+
+
+def as_published(results: Results) -> Results:
+    """With the digits that the JSON has, so that whatever is made of them says what is made of the JSON."""
+    return from_json(to_json(results))
 
 
 def from_json(text: str) -> Results:

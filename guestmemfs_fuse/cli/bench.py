@@ -77,7 +77,7 @@ def bench(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupted)
-    found = suite.run(SCALES[scale], wanted, say, guest_kernel=guest_kernel)
+    found = form.as_published(suite.run(SCALES[scale], wanted, say, guest_kernel=guest_kernel))
     try:
         if directory is not None:
             write(found, directory)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from guestmemfs_fuse.bench import page, plots, text
 from guestmemfs_fuse.bench.measure import summarize
-from guestmemfs_fuse.bench.results import Results, Unit
+from guestmemfs_fuse.bench.results import Results, Unit, as_published, from_json
+from tests.cli import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,19 @@ if plots.available():  # make bench installs matplotlib, make test does not need
         for path in first.iterdir():
             assert path.read_bytes() == (second / path.name).read_bytes()
             assert path.read_text().startswith("<?xml")
+
+
+def test_regression_the_published_page_is_what_the_published_json_says() -> None:
+    """The page was made of more digits than the JSON has (105 ms and 104 ms), and in another order."""
+    directory = REPOSITORY / "docs" / "benchmarks"
+    published = from_json((directory / "results.json").read_text())
+    drawn = [path.stem for path in directory.glob("*.svg")]
+    assert page.markdown(published, drawn) == (directory / "README.md").read_text()
+
+
+def test_regression_contenders_keep_their_order_in_the_json(results: Results) -> None:
+    memory = results.areas[0]
+    assert list(memory.rows[0].figures) == ["guestmemfs", "tmpfs"]
+    turned = replace(memory.rows[0], figures=dict(reversed(memory.rows[0].figures.items())))
+    again = as_published(replace(results, areas=(replace(memory, rows=(turned,)),)))
+    assert list(again.areas[0].rows[0].figures) == ["tmpfs", "guestmemfs"]
