@@ -21,7 +21,7 @@ from guestmemfs_fuse.bench.pool import HUGE_PAGE_BYTES
 from guestmemfs_fuse.bench.results import OURS, Area, Target, Unit
 from guestmemfs_fuse.bench.rig import Bench, Instance, cpus, fits
 from guestmemfs_fuse.bench.scale import GIB, MIB, Scale
-from guestmemfs_fuse.core.errors import GuestmemfsError
+from guestmemfs_fuse.core.errors import GuestmemfsError, OutOfMemoryError
 
 DIRECT = "tmpfs file, directly"
 HUGETLB = "hugetlbfs"
@@ -82,7 +82,8 @@ def measure(bench: Bench, scale: Scale) -> Area:
         "Ours and the control take turns in many rounds, to be compared to a fiftieth; the others follow "
         "in a few rounds of their own, and are compared with the control's median."
     )
-    with _contenders(bench, max(scale.memory_bytes, *scale.random_bytes), out) as contenders:
+    sizes = [scale.memory_bytes, *(size for size in scale.random_bytes if fits(2 * size))]
+    with _contenders(bench, max(sizes), out) as contenders:
         _first_touch(bench, scale, contenders, out)
         _in_use(bench, scale, contenders, out)
         for size_bytes in scale.random_bytes:
@@ -110,6 +111,8 @@ def _contenders(bench: Bench, most_bytes: int, out: Collector) -> Iterator[list[
             ),
         ]
         try:
+            if not fits(3 * most_bytes):  # the pool, and the largest files of two others
+                raise OutOfMemoryError("its pool would not fit beside the files")
             huge_path = stack.enter_context(bench.hugetlbfs("huge", most_bytes))
             found.append(
                 Contender(
