@@ -22,6 +22,7 @@ SCALE_VARIABLE = "GUESTMEMFS_BENCH_SCALE"
 """`tiny` measures next to nothing in a few seconds: for the suite's own test."""
 
 _path = click.Path(path_type=Path)
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 _EXAMPLES = """\b
 Examples:
@@ -42,7 +43,7 @@ Examples:
     "--against", type=_path, metavar="FILE", help="JSON of another run.  [default: the published page's]"
 )
 @click.option(
-    "--guest-kernel", type=_path, metavar="FILE", help="Kernel for guests.  [default: this host's, in /boot]"
+    "--guest-kernel", type=_file, metavar="FILE", help="Kernel for guests.  [default: this host's, in /boot]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def bench(

@@ -45,6 +45,13 @@ def test_regression_out_that_is_a_file_is_refused_before_the_run(runs: list[str]
     assert "cannot be written to" in output
 
 
+def test_regression_a_guest_kernel_that_is_not_there_is_refused_before_the_run(runs: list[str]) -> None:
+    """Guests were left out, with exit code 0."""
+    code, output = invoke("--guest-kernel", "/nonexistent/vmlinuz")
+    assert (code, runs) == (2, [])
+    assert "/nonexistent/vmlinuz" in output
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{}", b"no JSON"])
 def test_regression_against_what_is_no_result_names_the_file(
     runs: list[str], tmp_path: Path, content: bytes
