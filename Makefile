@@ -104,7 +104,7 @@ soak: setup ## Everything at once for SOAK_MINUTES (3): load, kills, restarts, f
 	@PYTHONPATH=. $(PYTHON) scripts/soak.py --minutes $(SOAK_MINUTES)
 
 .PHONY: bench bench-full
-BENCH := scripts/guest-kernel | { read -r kernel; exec .venv/bin/guestmemfs bench --out docs/benchmarks --guest-kernel "$$kernel"
+BENCH := scripts/guest-kernel | { read -r kernel || exit 1; exec .venv/bin/guestmemfs bench --out docs/benchmarks --guest-kernel "$$kernel"
 
 bench: bench-setup ## Benchmarks into docs/benchmarks, on a calm machine, under 10 minutes (root)
 	@$(BENCH); }
