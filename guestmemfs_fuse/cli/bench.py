@@ -135,6 +135,8 @@ def write(found: Results, directory: Path) -> None:
         drawn = plots.draw(found, directory)
     else:
         say("no matplotlib, so no plots: pip install 'guestmemfs-fuse[bench]'")
+    for name in set(AREAS).difference(drawn):
+        (directory / f"{name}.svg").unlink(missing_ok=True)  # of figures that are no longer there
     (directory / "README.md").write_text(page.markdown(found, drawn))
     say(f"written: {directory}/README.md")
 

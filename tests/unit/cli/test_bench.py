@@ -81,3 +81,12 @@ def test_what_was_found_is_shown_also_when_it_cannot_be_written(
     code, output = invoke("--out", tmp_path / "out")
     assert code == 1
     assert "read by one thread" in output
+
+
+def test_regression_plots_of_an_earlier_run_go_with_its_figures(runs: list[str], tmp_path: Path) -> None:
+    """A run without guests left the plot of the guests before beside a page that does not show it."""
+    (tmp_path / "guest.svg").touch()
+    (tmp_path / "other.svg").touch()
+    assert invoke("--out", tmp_path)[0] == 0
+    assert not (tmp_path / "guest.svg").exists()
+    assert (tmp_path / "other.svg").exists()
