@@ -52,7 +52,8 @@ def test_a_tiny_run_measures_every_area_and_leaves_nothing(guestmemfs: Guestmemf
 def start_lifecycle(guestmemfs: Guestmemfs) -> subprocess.Popen[str]:
     """A run that has mounted an instance by now."""
     run = subprocess.Popen(
-        [COMMAND, "bench", "--area", "lifecycle"],
+        # Who started the tests with nohup has SIGHUP ignored, which a run respects.
+        ["env", "--default-signal", COMMAND, "bench", "--area", "lifecycle"],
         env=environment(guestmemfs),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
