@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from guestmemfs_fuse.control.handlers import Args, Handlers, argument
 from guestmemfs_fuse.control.server import Handler, Progress
 from guestmemfs_fuse.engine import resizing
@@ -101,7 +103,7 @@ class InstanceHandlers:
     async def _entrust(self, args: Args, progress: Progress) -> object:
         """{log, notify_socket} -> {}: give a new holder what the one that was killed had of us.
 
-        Not in a thread: a number that is closed meanwhile would be another file's.
+        It is sent from the event loop: a number that is closed meanwhile would be another file's.
         """
         log_fd = os.open(argument(args, "log", str), os.O_WRONLY | os.O_CLOEXEC)
         for standard in (1, 2):
@@ -112,7 +114,7 @@ class InstanceHandlers:
         kept = {**self._storage.region.handover_fds(), **self._preservation.handover_fds()}
         for name, fds in {fdnames.FUSE: [self._fuse_fd], **kept}.items():
             self._notifier.store(name, *fds)
-        self._notifier.barrier()
+        await trio.to_thread.run_sync(self._notifier.barrier)
         self._notifier.ready()
         return {}
 

@@ -12,7 +12,7 @@ import pytest
 from guestmemfs_fuse.core.errors import DaemonError
 from guestmemfs_fuse.handover import launch
 from guestmemfs_fuse.linux import process
-from tests.mount.holder_stage import Stage, memfds_of, until
+from tests.mount.holder_stage import DEADLINE_S, Stage, memfds_of, until
 
 pytest_plugins = ("tests.mount.holder_fixtures",)
 
@@ -128,7 +128,7 @@ def test_a_daemon_that_is_dead_is_not_adopted(stage: Stage) -> None:
     until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
     with pytest.raises(DaemonError, match=f"daemon {pid} cannot be adopted: No such process"):
         adopt(stage, pid)
-    assert stage.holder() is None
+    assert launch.wait_holder_gone(str(stage.state_dir), DEADLINE_S)
     assert not {"holder.pid", "notify.sock"} & set(os.listdir(stage.state_dir))
 
 
