@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.mount.filesystem import BLOCK, MIB, READ_WRITE, SHARED, Mounted, mapped, mounted
+from tests.mount.posix.user import Died
 
 
 @pytest.fixture(scope="module", params=["tmpfs", "memfd"])
@@ -111,6 +112,13 @@ def test_regression_a_cut_in_a_block_nobody_used_keeps_its_memory_whole(fs: Moun
         t.poke(first, 2 * MIB, b"x")
         assert t.peek(second, 2 * MIB, 1) == t.peek(first, 2 * MIB, 1) == b"x"
         assert t.smaps(first)["ShmemPmdMapped"] == BLOCK
+
+
+def test_a_store_behind_the_end_ends_its_user_and_no_other_test(fs: Mounted) -> None:
+    with fs.tree("ram:4096") as t:
+        mapping = mapped(t, "ram", 4 * MIB)
+        with pytest.raises(Died, match=r"root: poke\(.*SIGBUS"):
+            t.poke(mapping, 3 * MIB, b"x")
 
 
 @pytest.mark.parametrize(

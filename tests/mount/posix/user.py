@@ -43,6 +43,10 @@ class Hangs(AssertionError):
     """A call did not come back."""
 
 
+class Died(AssertionError):
+    """A call ended the process that made it."""
+
+
 class User:
     """A process with an identity. fds: the roots of the filesystems under test, which it may enter."""
 
@@ -70,24 +74,33 @@ class User:
         return self._pid
 
     def call(self, name: str, *args: object, **kwargs: object) -> Any:
-        """Make a call of calls/ as this user. Raises its OSError; Hangs when it does not come back."""
-        self._connection.send((name, args, kwargs))
-        if not self._connection.poll(HANGS_AFTER_S):
-            self.end()
-            self._start()
-            raise Hangs(f"{self.identity.name}: {name}{args} hangs")
-        kind, value = self._connection.recv()
+        """Make a call of calls/ as this user. Raises its OSError; Hangs, Died when it does not come back."""
+        try:
+            self._connection.send((name, args, kwargs))
+            if not self._connection.poll(HANGS_AFTER_S):
+                self._start_again()
+                raise Hangs(f"{self.identity.name}: {name}{args!r:.200} hangs")
+            kind, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            ended = self._start_again()
+            raise Died(f"{self.identity.name}: {name}{args!r:.200} ended the process: {ended}") from None
         if kind == "value":
             return value
         if kind == "errno":
             raise OSError(value, os.strerror(value), f"{self.identity.name}: {name}{args}")
         raise AssertionError(f"{self.identity.name}: {name}{args} broke\n{value}")
 
-    def end(self) -> None:
-        """End the process."""
+    def end(self) -> int:
+        """End the process. Returns its wait status, which is that of its own end where it was first."""
         self._connection.close()
         os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        return os.waitpid(self._pid, 0)[1]
+
+    def _start_again(self) -> str:
+        """Have a process again; in words how the one before ended."""
+        status = self.end()
+        self._start()
+        return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
 
 
 def _serve(connection: Connection, identity: Identity, fds: list[int]) -> None:

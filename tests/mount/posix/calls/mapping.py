@@ -6,9 +6,11 @@ import ctypes
 import os
 import stat
 import zlib
+from typing import Final
 
 from tests.mount.posix.calls import libc
 
+PAGE: Final = 4096
 handles: dict[int, tuple[int, int]] = {}
 
 
@@ -34,13 +36,21 @@ def peek(handle: int, offset: int, count: int) -> bytes:
 
 
 def poke(handle: int, offset: int, data: bytes) -> None:
-    """Write through a mapping."""
-    ctypes.memmove(handle + offset, data, len(data))
+    """Write through a mapping, page after page.
+
+    memmove(3) of all at once begins at the end where the addresses suit it. Behind the end of a file that
+    is a bus error, unless a store to the file itself has mapped the huge page before.
+    """
+    begin = 0
+    while begin < len(data):
+        end = min(begin + PAGE - (offset + begin) % PAGE, len(data))
+        ctypes.memmove(handle + offset + begin, data[begin:end], end - begin)
+        begin = end
 
 
 def touch(handle: int, length: int) -> None:
     """Store a byte into every page of a mapping."""
-    for offset in range(0, length, 4096):
+    for offset in range(0, length, PAGE):
         ctypes.memset(handle + offset, 1, 1)
 
 
