@@ -187,7 +187,7 @@ def _show(done: dict[str, Any], as_json: bool, headline: str) -> None:
 
 
 def _show_all(outcomes: list[Outcome], as_json: bool, verb: str) -> None:
-    """A row a guest; exit code 1 when one is not where it should be."""
+    """A row a guest; exit code 1 when one is not where it should be. KeyboardInterrupt if one was undone."""
     if not outcomes:
         raise UnknownTargetError(f"there is no guest to be {verb}", hint="`guestmemfs vm list` shows them")
     for each in outcomes:
@@ -198,6 +198,8 @@ def _show_all(outcomes: list[Outcome], as_json: bool, verb: str) -> None:
     else:
         table(("GUEST", "RESULT", "BLACKOUT", "FILE, OR WHAT TO DO"), [_row(each, verb) for each in outcomes])
     failed = sum(each.error is not None for each in outcomes)
+    if any(each.was_interrupted for each in outcomes):
+        raise KeyboardInterrupt
     if failed:
         say(f"error: {failed} of {len(outcomes)} guests were not {verb}")
         click.get_current_context().exit(ExitCode.FAILED)

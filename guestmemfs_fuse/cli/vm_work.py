@@ -32,6 +32,10 @@ STATE_SUFFIX = ".state"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class InterruptedWorkError(GuestmemfsError):
+    """A signal came before this guest's work was done: it is as it was before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one guest: `done` is the documented JSON object, None when `error` says why not."""
@@ -40,11 +44,17 @@ class Outcome:
     done: Plain | None
     error: GuestmemfsError | None
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a signal called it off."""
+        return isinstance(self.error, InterruptedWorkError)
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run it to its end; a signal cancels it, so that it is undone; then KeyboardInterrupt is raised.
 
-    When it was done, signals are ignored from then on: all that is left is to say so.
+    Work on every guest returns all the same, and says of each whether it was undone. When it was done,
+    signals are ignored from then on: all that is left is to say so.
     """
     try:
         return asyncio.run(_cancellable(work))
@@ -171,12 +181,19 @@ async def restore_all(directory: Path, *, force: bool = False) -> list[Outcome]:
 
 
 async def _side_by_side(works: Sequence[tuple[str, Coroutine[Any, Any, Plain]]]) -> list[Outcome]:
-    return list(await asyncio.gather(*(_outcome(name, work) for name, work in works)))
+    """What became of each, also of those that were called off."""
+    tasks = [asyncio.ensure_future(_outcome(name, work)) for name, work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except asyncio.CancelledError:
+        return await asyncio.gather(*tasks)
 
 
 async def _outcome(name: str, work: Coroutine[Any, Any, Plain]) -> Outcome:
     try:
         return Outcome(name, await work, None)
+    except asyncio.CancelledError:
+        return Outcome(name, None, InterruptedWorkError("interrupted", hint="run the same command again"))
     except GuestmemfsError as error:
         return Outcome(name, None, error)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -230,6 +231,31 @@ def test_all_guests_are_saved_and_restored_at_once(
     guests["two"].adopt(pids["two"])
     for guest in guests.values():
         guest.assert_unharmed()
+
+
+def test_interrupted_work_on_all_guests_says_which_is_where(
+    host: Instance, new_guest: Callable[[str], Guest], private_dir: Path
+) -> None:
+    quick, stuck = new_guest("quick"), new_guest("stuck")
+    for guest in (quick, stuck):
+        guest.start()
+    directory = private_dir / "saved"
+    os.kill(stuck.pid, signal.SIGSTOP)
+    try:
+        patient = dataclasses.replace(host.cli, environment={"GUESTMEMFS_PATIENCE": "20"})
+        saving = patient.start("vm", "save", "--all", directory)
+        assert wait_until(lambda: not quick.is_alive(), 60)
+        saving.send_signal(signal.SIGINT)
+    finally:
+        os.kill(stuck.pid, signal.SIGCONT)
+    told, said = saving.communicate(timeout=30)
+    assert (saving.returncode, said.strip()) == (130, "interrupted")
+    rows = {line.split()[0]: line for line in told.splitlines()[1:]}
+    assert " saved " in rows["quick"] and str(directory / "quick.state") in rows["quick"]
+    assert "NOT saved: interrupted" in rows["stuck"]
+    stuck.assert_unharmed()
+    quick.adopt(host.cli.json("vm", "restore", "--all", directory)["guests"][0]["pid"])
+    quick.assert_unharmed()
 
 
 def test_a_guest_without_a_monitor_is_a_clear_row_and_exit_code_1(
