@@ -42,6 +42,7 @@ def machine(package: bytes) -> VmResult:
         (HERE / "systemd_script.sh").read_text(),
         init="systemd",
         cpus=2,
+        env={"GUESTMEMFS_PATIENCE": "8"},
         files={
             "guestlike.py": (HERE / "guestlike.py").read_text(),
             "steps.sh": (HERE / "systemd_steps.sh").read_text(),
