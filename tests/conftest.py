@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import leftovers
@@ -25,6 +26,14 @@ _session_directory = pytest.StashKey[Path]()
 _hugepages_before = pytest.StashKey[dict[str, int]]()
 _leaks = pytest.StashKey[list[str]]()
 _numbers = itertools.count(1)
+
+
+# Hypothesis gives an example 200 ms, and making them all a second or so: a machine that is busy with something
+# else for that long failed whichever test was running. None of them is about time.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 # -- strict mode ------------------------------------------------------------------------------------
