@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,21 @@ def test_a_process_left_behind_fails_the_session_and_is_ended(tmp_path: Path) ->
     assert not is_alive(pid)  # whoever is PID 1 here may take its time to reap it
 
 
+def wait_for_exec(process: subprocess.Popen[bytes]) -> None:
+    """Popen returns before the kernel has set up the program's stack: until then /proc shows no words of it."""
+    environ, deadline_s = Path(f"/proc/{process.pid}/environ"), time.monotonic() + 30
+    while not environ.read_bytes():
+        assert time.monotonic() < deadline_s, "exec has not finished"
+        time.sleep(0.001)
+
+
 def test_what_belongs_to_a_directory_is_known_by_environment_or_command_line(private_dir: Path) -> None:
     by_environment = subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"X": f"{private_dir}/run"})
     by_command = subprocess.Popen(["tail", "-f", "/dev/null", "--", str(private_dir / "nothing")], stderr=-3)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as somebody_elses:
         try:
+            for process in (by_environment, by_command):
+                wait_for_exec(process)
             found = {pid for pid, _ in leftovers.find(private_dir).processes}
             assert {by_environment.pid, by_command.pid} <= found and somebody_elses.pid not in found
             leftovers.sweep(private_dir)
