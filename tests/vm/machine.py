@@ -24,6 +24,7 @@ from .kernels import cache_dir
 # Debian 12's QEMU brings the C implementation; the Rust one of later releases takes the same -o options.
 _VIRTIOFSD_PATHS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _STOP_TIMEOUT_S = 5.0
+_SERVES_WITHIN_S = 60.0
 
 # Everything QEMU can emulate, but for two features that only make emulation slower: a fifth level of page
 # tables, and TLB tags that QEMU has no use for.
@@ -111,7 +112,7 @@ def _child(args: Sequence[str], cwd: Path, log_name: str) -> Iterator[subprocess
 
 
 def _wait_for_socket(path: Path, owner: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + _SERVES_WITHIN_S
     while not path.exists():
         if owner.poll() is not None or time.monotonic() > deadline_s:
             raise VmSetupError(

@@ -69,7 +69,7 @@ def run_in_vm(
     qemu_args: Sequence[str] = (),
     between: Literal["kexec", "reboot", "soft-reboot"] = "kexec",
     disk_mib: int = 0,
-    timeout_s: float = 120.0,
+    timeout_s: float = 300.0,
     check: bool = True,
 ) -> VmResult:
     """Boot kernel, run script (or phases, with a kexec between each two) in it, and return what happened.
