@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from guestmemfs_fuse.linux.patience import patient
 from guestmemfs_fuse.vm.monitor import connect
 from guestmemfs_fuse.vm.save import SaveReport, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QEMU = "qemu-system-x86_64"
-BOOT_TIMEOUT_S = 60.0
-ANSWER_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = patient(60.0)
+ANSWER_TIMEOUT_S = patient(60.0)
 ASK_AGAIN_S = 2.0
 POLL_S = 0.01
 
@@ -190,7 +191,7 @@ class Guest:
             raise self._lost(f"QEMU ended at count {self.count()}, wanted {at_least}")
         return self.count()
 
-    def wait_progress(self, by: int = 5, timeout_s: float = 60.0) -> int:
+    def wait_progress(self, by: int = 5, timeout_s: float = ANSWER_TIMEOUT_S) -> int:
         """Wait until it has counted `by` further than now; the count reached. Raises GuestLost."""
         return self.wait_count(self.count() + by, timeout_s)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.cli import COMMAND
 from tests.guest.measure import checksum, mapping_of, write_pattern
-from tests.guest.rig import Guest, wait_until
+from tests.guest.rig import ANSWER_TIMEOUT_S, Guest, wait_until
 
 from . import tiny_guest
 
@@ -117,7 +117,7 @@ def preserve_and_abort() -> None:
     guestmemfs("liveupdate", "preserve", NAME)
     frozen = {**modifications(), "thaw": run("thaw", NAME).returncode, "state": state()}
     os.kill(as_json("status", NAME)["daemon_pid"], signal.SIGKILL)
-    wait_until(lambda: state() != "stopped", 60)  # the holder starts the next daemon
+    wait_until(lambda: state() != "stopped", ANSWER_TIMEOUT_S)  # the holder starts the next daemon
     survives = {"sigkill": state()}
     guestmemfs("restart", NAME)
     survives["restart"] = state()
@@ -181,7 +181,7 @@ def after(kind: str) -> None:
     stamp("restored")
     guest.adopt(restored["pid"])
     began = json.loads((OUT / "before").read_text())
-    guest.wait_count(began["count"] + 3, 60)
+    guest.wait_count(began["count"] + 3, ANSWER_TIMEOUT_S)
     status = as_json("status", NAME)
     intact = guest.pattern_now() == guest.pattern_at_boot()
     note(
