@@ -7,7 +7,8 @@ cat >/etc/guestmemfs/vm1.toml <<TOML
 mountpoint = "/srv/guests"
 size = "64M"
 TOML
-printf '[Service]\nWatchdogSec=25\n' >/etc/systemd/system/guestmemfs@.service.d/test.conf
+printf '[Service]\nWatchdogSec=25\nTimeoutStartSec=400\nTimeoutStopSec=400\n' \
+    >/etc/systemd/system/guestmemfs@.service.d/test.conf
 mkdir -p /var/lib/guestmemfs
 guestmemfs check-config vm1 >"$VM_OUT/check-config"
 echo '{"boot_id": "another", "kind": "tmpfs", "size_bytes": 67108864}' >/var/lib/guestmemfs/vm1.json
