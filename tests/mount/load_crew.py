@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 from guestmemfs_fuse.cli.daemons import pid_by_lock
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import DaemonError, GuestmemfsError
-from guestmemfs_fuse.linux import process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANSWERS_WITHIN_S = 60.0
@@ -153,11 +152,17 @@ def locked_pid(state_dir: Path, *, not_pid: int, within_s: float = 60.0) -> int:
 
 
 def kill(*pids: int) -> None:
-    """SIGKILL, all at once, and wait until they are gone."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while any(process.is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, pids
-        time.sleep(0.002)
+    """SIGKILL, all at once, and wait until nothing of them is left.
+
+    A process of several threads is a zombie before the last one has let go of lock, sockets and connection;
+    its pidfd says when that has happened.
+    """
+    with ExitStack() as stack:
+        pidfds = []
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
+                stack.callback(os.close, pidfds[-1])
+                signal.pidfd_send_signal(pidfds[-1], signal.SIGKILL)
+        for pidfd in pidfds:
+            assert select.select([pidfd], [], [], ANSWERS_WITHIN_S)[0], pids

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from guestmemfs_fuse.cli import sight
 from guestmemfs_fuse.control import client
 from guestmemfs_fuse.core.errors import GuestmemfsError
 from tests.cli import Instance
@@ -99,7 +100,9 @@ def test_regression_restarts_asked_for_at_once_are_one_hand_over(instance: Insta
     assert sum(restart.error is None for restart in restarts) >= 1
     assert all("under way" in str(each.error) for each in restarts if each.error is not None)
     status = instance.status()
-    assert children(status["holder_pid"]) == [status["daemon_pid"]]
+    # The former daemon answers who asked it before it ends.
+    holder, daemon = status["holder_pid"], status["daemon_pid"]
+    assert sight.wait_until(lambda: children(holder) == [daemon], 20), children(holder)
     assert instance.cli.run("fsck", instance.name).returncode == 0
 
 

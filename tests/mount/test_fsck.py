@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from guestmemfs_fuse.linux import process
 from tests.cli import Guestmemfs, Instance
+from tests.mount.load_crew import kill
 from tests.mount.user_of import user_of
 
 MIB = 1 << 20
@@ -65,13 +63,7 @@ def newest(instance: Instance, suffix: str) -> Path:
 
 def kill_all(instance: Instance) -> None:
     status = instance.status()
-    pids = status["holder_pid"], status["daemon_pid"]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while any(process.is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    kill(status["holder_pid"], status["daemon_pid"])
 
 
 def flip(path: Path, at: int) -> None:
