@@ -16,7 +16,7 @@ from typing import Any
 from guestmemfs_fuse.fuse import device
 from guestmemfs_fuse.linux import mount
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 SIZE_BYTES = 4 << 20
 
 Event = dict[str, Any]

@@ -67,6 +67,7 @@ class Stage:
         return self.starts()[number - 1]
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        assert pid > 0, "nobody is there; 0 would be the whole process group of the tests"
         os.kill(pid, number)
 
     def holder(self) -> int | None:

@@ -83,7 +83,7 @@ def test_an_adoption_that_is_called_off_leaves_the_daemon_alone(stage: Stage) ->
 
     with pytest.raises(DaemonError, match="does not answer"):
         adopt(stage, pid, refuse)
-    assert launch.wait_holder_gone(str(stage.state_dir), 5.0)
+    assert launch.wait_holder_gone(str(stage.state_dir), DEADLINE_S)
     assert process.is_alive(pid)
     assert memfds_of(adopt(stage, pid)) == BOTH, "the next one works"
 
@@ -116,7 +116,7 @@ def test_regression_an_adoption_whose_command_is_killed_leaves_no_holder(
         assert begun.read(1) == b"!", "it is being adopted"
     os.kill(command, number)
     os.waitpid(command, 0)
-    assert launch.wait_holder_gone(str(stage.state_dir), 20.0)
+    assert launch.wait_holder_gone(str(stage.state_dir), DEADLINE_S)
     assert process.is_alive(pid)
     stage.behave("")
     assert stage.starts()[0]["pid"] == pid and len(stage.starts()) == 1
