@@ -18,6 +18,7 @@ from tests.cli import Guestmemfs, Instance
 from tests.guest.rig import BootFiles, Guest, wait_until
 
 GUEST_MIB = 128
+SOON_S = 60.0
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_guest_is_saved_and_restored_by_command_across_umount(
     assert [step["name"] for step in saved["steps"]] == ["look", "stop", "save", "quit"]
     assert all(step["took_ns"] > 0 for step in saved["steps"])
     assert saved["ram_paths"] == [str(guest.memory_path)] and saved["state_bytes"] < 4 << 20
-    assert wait_until(lambda: not guest.is_alive(), 5)
+    assert wait_until(lambda: not guest.is_alive(), SOON_S)
     stood_at = guest.count()
     resting = host.cli.json("vm", "list")
     assert [(row["state"], row["state_path"]) for row in resting] == [("saved", str(state))]
@@ -86,7 +87,7 @@ def test_a_guest_is_saved_and_restored_by_command_across_umount(
     restored = host.cli.json("vm", "restore", "--state", state)
     guest.adopt(restored["pid"])
     assert [step["name"] for step in restored["steps"]] == ["start", "look", "load", "continue"]
-    guest.wait_count(stood_at + 3, 20)
+    guest.wait_count(stood_at + 3, SOON_S)
     guest.assert_unharmed()
     assert mark(host, guest) is None and open_errno(guest.memory_path) == 0
     assert not state.exists()
@@ -96,7 +97,7 @@ def test_nobody_boots_over_a_saved_guest(host: Instance, guest: Guest, state: Pa
     host.cli.run("vm", "save", "--qmp", guest.qmp_path, "--state", state)
     assert open_errno(guest.memory_path) == errno.EBUSY
     # The same command line as ever: what an operator, or libvirt's autostart, would do.
-    booted = subprocess.run(guest.command(), capture_output=True, text=True, timeout=20)
+    booted = subprocess.run(guest.command(), capture_output=True, text=True, timeout=SOON_S)
     assert booted.returncode != 0 and "busy" in booted.stderr.lower()
     with pytest.raises(OSError) as refused:
         guest.memory_path.unlink()
@@ -149,19 +150,32 @@ def test_a_save_that_fails_leaves_the_guest_running_and_unmarked(
     guest.assert_unharmed()
 
 
+STANDS_STILL = """
+import asyncio, os, sys
+if "save" in sys.orig_argv:
+    from guestmemfs_fuse.vm import migration
+    async def wait_until_completed(*args, **kwargs):
+        open({reached!r}, "w").close()
+        await asyncio.sleep(1000)
+    migration.wait_until_completed = wait_until_completed
+"""
+"""A save that has begun, marked, stopped and told QEMU to write, and never hears that it is written."""
+
+
 def test_a_save_that_is_terminated_leaves_the_guest_running_and_unmarked(
-    host: Instance, guest: Guest, private_dir: Path
+    host: Instance, guest: Guest, private_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = private_dir / "state"
-    saving = host.cli.start("vm", "save", "--qmp", guest.qmp_path, "--state", state)
-    assert wait_until(lambda: open_errno(guest.memory_path) == errno.EBUSY, 20)
-    # It has begun; a QEMU that stands still keeps it from getting further until it was told to end.
-    os.kill(guest.pid, signal.SIGSTOP)
-    try:
-        saving.send_signal(signal.SIGTERM)
-    finally:
-        os.kill(guest.pid, signal.SIGCONT)
-    _, said = saving.communicate(timeout=30)
+    modules, reached, state = private_dir / "modules", private_dir / "reached", private_dir / "state"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(STANDS_STILL.format(reached=str(reached)))
+    with monkeypatch.context() as context:
+        context.setenv("PYTHONPATH", str(modules))
+        saving = host.cli.start("vm", "save", "--qmp", guest.qmp_path, "--state", state)
+    assert wait_until(lambda: reached.exists() or saving.poll() is not None, SOON_S)
+    assert saving.poll() is None, saving.communicate()
+    assert open_errno(guest.memory_path) == errno.EBUSY
+    saving.terminate()
+    _, said = saving.communicate(timeout=SOON_S)
     assert (saving.returncode, said.strip()) == (130, "interrupted")
     assert mark(host, guest) is None and not list(private_dir.glob("state*"))
     guest.assert_unharmed()
@@ -267,7 +281,7 @@ def test_a_guest_without_a_monitor_is_a_clear_row_and_exit_code_1(
     quiet = subprocess.Popen(command[:at] + command[at + 2 :], stdin=subprocess.DEVNULL)
     try:
         good.start()
-        assert wait_until(lambda: len(host.cli.json("vm", "list")) == 2, 20)
+        assert wait_until(lambda: len(host.cli.json("vm", "list")) == 2, SOON_S)
         done = host.cli.run("vm", "save", "--all", private_dir / "saved", "--json", check=False)
         assert done.returncode == 1 and "1 of 2 guests were not saved" in done.stderr
         rows = {row["name"]: row for row in json.loads(done.stdout)["guests"]}
