@@ -26,8 +26,8 @@ from guestmemfs_fuse.vm.save import SaveReport, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QEMU = "qemu-system-x86_64"
-BOOT_TIMEOUT_S = patient(60.0)
-ANSWER_TIMEOUT_S = patient(60.0)
+BOOT_TIMEOUT_S = patient(180.0)
+ANSWER_TIMEOUT_S = patient(180.0)
 ASK_AGAIN_S = 2.0
 POLL_S = 0.01
 
