@@ -246,7 +246,8 @@ def test_a_program_that_has_mapped_and_is_quiet_is_let_go_and_the_tracer_ends(
     region: FakeMount, zoo: Build
 ) -> None:
     file = region.file("ram", (3, 2))
-    with started(region, zoo("mapper"), "wk", file, 0, 2 * PAGE_BYTES, options=("--settle", "0.5")) as child:
+    settle = ("--settle", "2")  # long enough to be seen traced, also on a busy host
+    with started(region, zoo("mapper"), "wk", file, 0, 2 * PAGE_BYTES, options=settle) as child:
         tracer = tracer_of(child.pid)
         assert tracer != 0
         wait_for(lambda: tracer_of(child.pid) == 0, "let go")

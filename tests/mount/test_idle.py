@@ -20,7 +20,10 @@ def _switches(pid: int) -> dict[int, int]:
     """How often each thread of a process was switched to, voluntarily or not."""
     counts: dict[int, int] = {}
     for thread in os.listdir(f"/proc/{pid}/task"):
-        lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
         counts[int(thread)] = sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
     return counts
 
