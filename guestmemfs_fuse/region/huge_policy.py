@@ -28,6 +28,7 @@ from typing import Final, Literal
 
 from guestmemfs_fuse.core.errors import InterruptedFsError, RegionFullError
 from guestmemfs_fuse.linux import coverage, hwpoison, memory
+from guestmemfs_fuse.linux.collapse import Patience, collapse
 from guestmemfs_fuse.region.base import Stop
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class HugePolicy:
             if after.proves(before, len(blocks)):
                 return after
         file_end = os.fstat(fd).st_size
-        small = [at for at in blocks if at < file_end and not self._mend(fd, at, file_end)]
+        patience = Patience()
+        small = [at for at in blocks if at < file_end and not self._mend(fd, at, file_end, patience)]
         small += self._again(fd, [at for at in blocks if at >= file_end], stop)
         if not small:
             return None
@@ -143,7 +145,7 @@ class HugePolicy:
                 in_a_row += 1
         return small
 
-    def _mend(self, fd: int, at: int, file_end: int) -> bool:
+    def _mend(self, fd: int, at: int, file_end: int, patience: Patience) -> bool:
         """Before the file's end: whether the block is huge by now, or nobody can say."""
         has_file_end = at + HUGE_BYTES > file_end
         touchable = min(HUGE_BYTES, -(-file_end // _PAGE_BYTES) * _PAGE_BYTES - at)
@@ -152,7 +154,7 @@ class HugePolicy:
             try:
                 block.advise(memory.MADV_POPULATE_WRITE, 0, touchable)
                 if coverage.huge_bytes_at(block.address, HUGE_BYTES) < HUGE_BYTES:
-                    block.advise(memory.MADV_COLLAPSE)
+                    collapse(block, 0, HUGE_BYTES, patience)
                     block.advise(memory.MADV_POPULATE_READ, 0, touchable)
             except OSError as error:
                 if error.errno not in _NOT_NOW:
