@@ -28,7 +28,7 @@ def through_kexec(kernel: str, region: str, cmdline: str) -> VmResult:
         memory_mib=2048,
         cpus=2,
         env={"GUESTMEMFS_PATIENCE": "8"},
-        timeout_s=580,
+        timeout_s=1500,
     )
 
 
