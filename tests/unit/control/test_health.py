@@ -13,6 +13,7 @@ import trio.testing
 
 from guestmemfs_fuse.control import health
 from guestmemfs_fuse.control.server import ControlServer, bind_listener
+from tests.unit.control.rig import DEADLINE_S
 
 
 def test_an_old_request_is_unhealthy_unless_work_that_takes_long_is_under_way() -> None:
@@ -52,7 +53,7 @@ def test_it_is_not_told_while_something_is_wrong(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["not well: stuck", "not well: stuck"]
 
 
-async def examined(directory: Path, *, serving: bool, ping_s: float = 0.0) -> str | None:
+async def examined(directory: Path, *, timeout_s: float, serving: bool, ping_s: float = 0.0) -> str | None:
     async def ping(args: object, progress: object) -> object:
         await trio.sleep(ping_s)
         return {}
@@ -62,22 +63,23 @@ async def examined(directory: Path, *, serving: bool, ping_s: float = 0.0) -> st
         async with trio.open_nursery() as nursery:
             if serving:
                 nursery.start_soon(server.serve)
-            found = await health.answers(str(directory / "control.sock"), 0.5)
+            found = await health.answers(str(directory / "control.sock"), timeout_s)
             nursery.cancel_scope.cancel()
     return found
 
 
 def test_a_daemon_that_answers_is_well(tmp_path: Path) -> None:
-    assert trio.run(lambda: examined(tmp_path, serving=True)) is None
+    assert trio.run(lambda: examined(tmp_path, timeout_s=DEADLINE_S, serving=True)) is None
 
 
 def test_a_daemon_that_does_not_accept_or_not_answer_is_not(tmp_path: Path) -> None:
-    assert "did not answer" in str(trio.run(lambda: examined(tmp_path, serving=False)))
-    assert "did not answer" in str(trio.run(lambda: examined(tmp_path, serving=True, ping_s=60)))
+    assert "did not answer" in str(trio.run(lambda: examined(tmp_path, timeout_s=0.1, serving=False)))
+    silent = trio.run(lambda: examined(tmp_path, timeout_s=0.1, serving=True, ping_s=60))
+    assert "did not answer" in str(silent)
 
 
 def test_a_socket_that_is_gone_is_said(tmp_path: Path) -> None:
-    found = trio.run(health.answers, str(tmp_path / "control.sock"), 0.5)
+    found = trio.run(health.answers, str(tmp_path / "control.sock"), DEADLINE_S)
     assert "does not work" in str(found)
 
 
@@ -87,7 +89,7 @@ def test_an_answer_that_is_an_error_is_said(tmp_path: Path) -> None:
             server = ControlServer(listener, {}, allowed_uids=frozenset({os.geteuid()}))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.serve)
-                found = await health.answers(str(tmp_path / "control.sock"), 5)
+                found = await health.answers(str(tmp_path / "control.sock"), DEADLINE_S)
                 nursery.cancel_scope.cancel()
         return found
 
@@ -98,4 +100,4 @@ def test_a_long_path_is_reachable(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 120)
     directory.mkdir()
     assert len(str(directory)) > 107 and socket.AF_UNIX
-    assert trio.run(lambda: examined(directory, serving=True)) is None
+    assert trio.run(lambda: examined(directory, timeout_s=DEADLINE_S, serving=True)) is None
