@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from guestmemfs_fuse.linux import memory
 
 MIB = 1 << 20
 FALLOC_FL_COLLAPSE_RANGE = 0x08
+# A mapping reserves 2 MiB more than it needs. The interpreter takes and gives back memory as well, a MiB at a
+# time and when it likes: only what many leave behind stands out.
+MANY = 16
+NOISE_BYTES = 8 * MIB
 
 
 @pytest.fixture
@@ -51,12 +56,12 @@ def test_mapping_is_aligned_to_huge_pages_and_gone_afterwards(fd: int) -> None:
 
 
 def test_mapping_gives_back_what_it_reserved(fd: int) -> None:
-    with memory.Mapping(fd, 8 * MIB):
-        pass
     before = address_space()
-    with memory.Mapping(fd, 8 * MIB):
-        assert address_space() - before == 8 * MIB
-    assert address_space() == before
+    with contextlib.ExitStack() as mappings:
+        for _ in range(MANY):
+            mappings.enter_context(memory.Mapping(fd, 8 * MIB))
+        assert abs(address_space() - before - MANY * 8 * MIB) < NOISE_BYTES
+    assert abs(address_space() - before) < NOISE_BYTES
 
 
 def test_failed_mapping_leaves_nothing(tmp_path: Path) -> None:
@@ -64,8 +69,8 @@ def test_failed_mapping_leaves_nothing(tmp_path: Path) -> None:
     try:
         before = address_space()
         with pytest.raises(PermissionError, match="mmap"):
-            memory.Mapping(file, 4096)
-        assert address_space() == before
+            memory.Mapping(file, 64 * MIB)
+        assert abs(address_space() - before) < NOISE_BYTES
     finally:
         os.close(file)
 
