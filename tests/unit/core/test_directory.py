@@ -113,8 +113,8 @@ def test_what_cannot_have_been_saved_is_refused(entries: Any) -> None:
 
 def test_emptying_a_large_directory_from_the_front_takes_no_quadratic_time() -> None:
     directory = filled(50_000)
-    began = time.perf_counter()
+    began = time.process_time()  # the machine may be busy with something else
     for number in range(50_000):
         directory.remove(b"%d" % number)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert len(directory._names) < 100

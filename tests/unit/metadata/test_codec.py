@@ -188,7 +188,7 @@ def test_encoding_a_change_takes_microseconds() -> None:
 
 def _nanoseconds_per_call(transaction: rec.Transaction) -> float:
     calls = 1000
-    began = time.perf_counter_ns()
+    began = time.process_time_ns()
     for _ in range(calls):
         codec.encode(transaction)
-    return (time.perf_counter_ns() - began) / calls
+    return (time.process_time_ns() - began) / calls
