@@ -122,15 +122,27 @@ def test_a_mount_that_fails_gives_the_pages_back_at_once(
     assert not (guestmemfs.run_dir / "huge").exists()
 
 
-def test_destroy_gives_back_what_a_killed_mount_had_taken(guestmemfs: Guestmemfs, quiet_pool: int) -> None:
-    """Killed at the moment the pool has grown, whatever is written down by then."""
+def test_destroy_gives_back_what_a_killed_mount_had_taken(
+    guestmemfs: Guestmemfs, quiet_pool: int, private_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the moment the pool has grown, or while it grows; that it has is not written down by then."""
+    modules = private_dir / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if 'mount' in sys.orig_argv:\n"
+        "    from guestmemfs_fuse.linux import hugepages\n"
+        "    set_pool = hugepages.set_pool\n"
+        "    hugepages.set_pool = lambda *args: (set_pool(*args), time.sleep(1000))\n"
+    )
     pages = available_pages() + PAGES  # more than there are, so that it has to grow
-    child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
+    with monkeypatch.context() as context:
+        context.setenv("PYTHONPATH", str(modules))
+        child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
     assert wait_until(lambda: pool_pages() > quiet_pool or child.poll() is not None, 30)
     assert child.poll() is None, child.communicate()
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
-    guestmemfs.run("umount", "huge", check=False)  # its daemon may have come up
     guestmemfs.run("destroy", "huge", "--yes")
     assert pool_pages() == quiet_pool
 
