@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from guestmemfs_fuse.linux import hugepages, memory, mount
+from guestmemfs_fuse.linux import memory, mount
 from guestmemfs_fuse.linux.coverage import file_coverage
 from tests.require import require
+from tests.zoo.rig import huge_pages
 
 BLOCK = 2 << 20
 BLOCKS = 40
@@ -160,11 +161,7 @@ def peak_bytes(*, reset: bool = False) -> int:
 
 def test_hugetlb_file_is_huge_by_nature() -> None:
     require(os.geteuid() == 0, "root")
-    before = next((p.total for p in hugepages.read_pools() if p.page_bytes == BLOCK), None)
-    require(before is not None, "2M huge pages")
-    assert before is not None
-    try:
-        require(hugepages.set_pool(BLOCK, before + 4) >= before + 4, "four free huge pages")
+    with huge_pages(4):
         fd = unnamed_file("hugetlbfs", {"pagesize": "2M"})
         try:
             os.ftruncate(fd, 4 * BLOCK)
@@ -175,5 +172,3 @@ def test_hugetlb_file_is_huge_by_nature() -> None:
                 assert mapping.read(BLOCK, 1) == b"\0"
         finally:
             os.close(fd)
-    finally:
-        hugepages.set_pool(BLOCK, before)
