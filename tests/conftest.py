@@ -28,8 +28,8 @@ _leaks = pytest.StashKey[list[str]]()
 _numbers = itertools.count(1)
 
 
-# Hypothesis gives an example 200 ms, and making them all a second or so: a machine that is busy with something
-# else for that long failed whichever test was running. None of them is about time.
+# Hypothesis gives an example 200 ms, and making them all a second or so: a machine that was busy with other
+# things for that long failed whichever test was running. None of them is about time.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
