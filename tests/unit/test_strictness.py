@@ -82,7 +82,7 @@ def test_a_process_left_behind_fails_the_session_and_is_ended(tmp_path: Path) ->
 
 
 def wait_for_exec(process: subprocess.Popen[bytes]) -> None:
-    """Popen returns before the kernel has set up the program's stack: until then /proc shows no words of it."""
+    """Popen returns before the kernel has set up the program's stack: until then /proc has no words of it."""
     environ, deadline_s = Path(f"/proc/{process.pid}/environ"), time.monotonic() + 30
     while not environ.read_bytes():
         assert time.monotonic() < deadline_s, "exec has not finished"
