@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def _hugepages_in_use() -> dict[str, int]:
     }
 
 
+def _hugepages_left(before: dict[str, int]) -> list[str]:
+    """What is in use more than before, a line each. Memory of what has ended comes back a little later."""
+    deadline_s = time.monotonic() + leftovers.GONE_WITHIN_S
+    while True:
+        more = {pool: pages - before.get(pool, 0) for pool, pages in _hugepages_in_use().items()}
+        left = [f"{pages} more of {pool} in use than before" for pool, pages in more.items() if pages > 0]
+        if not left or time.monotonic() > deadline_s:
+            return left
+        time.sleep(leftovers.POLL_S)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background with SIGINT ignored, and every child would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -95,10 +107,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         leaks += left.lines()
         leftovers.sweep(directory)
     if is_strict():
-        for pool, pages in _hugepages_in_use().items():
-            more = pages - config.stash[_hugepages_before].get(pool, 0)
-            if more > 0:
-                leaks.append(f"{more} more of {pool} in use than before")
+        leaks += _hugepages_left(config.stash[_hugepages_before])
     leftovers.remove_directory(directory)
     if leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
