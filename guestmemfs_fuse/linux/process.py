@@ -43,12 +43,17 @@ def peer(sock: _HasOptions) -> tuple[int, int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and is not a zombie."""
+    """Whether a process exists and is not a zombie.
+
+    The first thread may be a zombie a good while before the others have ended, and with them the process's
+    descriptors, locks and memory: so their number counts too (num_threads in proc_pid_stat(5)).
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
 
 
 def children(pid: int) -> list[int]:
