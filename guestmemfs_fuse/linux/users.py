@@ -110,7 +110,7 @@ def vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
     """Every process that maps files of these superblocks, by pid, with its mappings of them."""
     wanted = tuple(devs)
     for pid in pids():
-        found = parse_maps(_read(f"/proc/{pid}/maps"), wanted)
+        found = parse_maps(_read(f"/proc/{pid}/maps") or _maps_of_threads(pid), wanted)
         if found:
             yield pid, found
 
@@ -170,12 +170,14 @@ def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
     if not mount_ids:
         return
     for pid in pids():
-        try:
-            fds = os.listdir(f"/proc/{pid}/fdinfo")
-        except OSError:
-            continue
+        directory = f"/proc/{pid}/fdinfo"
+        fds = _names_in(directory)
+        for thread in () if fds else _threads(pid):
+            directory = f"/proc/{pid}/task/{thread}/fdinfo"
+            if fds := _names_in(directory):
+                break
         for fd in fds:
-            ino = parse_fdinfo(_read(f"/proc/{pid}/fdinfo/{fd}"), mount_ids)
+            ino = parse_fdinfo(_read(f"{directory}/{fd}"), mount_ids)
             if ino is not None:
                 yield pid, ino
 
@@ -195,6 +197,26 @@ def parse_fdinfo(raw: bytes, mount_ids: frozenset[bytes]) -> int | None:
 def pids() -> list[int]:
     """Every process there is, ascending."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _maps_of_threads(pid: int) -> bytes:
+    """What a process maps whose first thread has ended: that shows nothing, and the others still store."""
+    for thread in _threads(pid):
+        if maps := _read(f"/proc/{pid}/task/{thread}/maps"):
+            return maps
+    return b""
+
+
+def _threads(pid: int) -> list[str]:
+    """Its threads but the first, which is what /proc/PID shows itself."""
+    return [name for name in _names_in(f"/proc/{pid}/task") if name != str(pid)]
+
+
+def _names_in(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _read(path: str) -> bytes:

@@ -6,7 +6,9 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +114,52 @@ def test_open_descriptors_of_all_processes_count(tmp_path: Path) -> None:
             assert users.open_counts([(dev[0], dev[1] + 1)]).get(stat.st_ino) is None
         finally:
             child.communicate()
+    assert stat.st_ino not in users.open_counts([dev])
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, mmap, sys, threading
+SYS_EXIT = 60
+mapping = mmap.mmap(int(sys.argv[1]), 0)
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall(SYS_EXIT, 0)
+"""
+
+
+@contextmanager
+def process_without_first_thread(fd: int) -> Iterator[int]:
+    """The pid of a process whose other thread still has the file open and all of it mapped."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", FIRST_THREAD_ENDS, str(fd)], stdin=subprocess.PIPE, pass_fds=[fd]
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child.pid}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield child.pid
+    finally:
+        child.communicate()
+
+
+def test_a_process_whose_first_thread_has_ended_still_maps(
+    shared_memory: tuple[int, users.Dev, int],
+) -> None:
+    fd, dev, ino = shared_memory
+    with process_without_first_thread(fd) as pid:
+        assert [(u.pid, u.bytes) for u in users.mapped_by([dev])[ino]] == [(pid, 8 * PAGE)]
+    assert ino not in users.mapped_by([dev])
+
+
+def test_a_process_whose_first_thread_has_ended_still_has_files_open(tmp_path: Path) -> None:
+    (tmp_path / "open").write_bytes(bytes(PAGE))
+    with (tmp_path / "open").open("r+") as file:
+        stat = os.fstat(file.fileno())
+        dev = (os.major(stat.st_dev), os.minor(stat.st_dev))
+        with process_without_first_thread(file.fileno()) as pid:
+            opened = {each.pid: each.count for each in users.opened_by([dev])}
+            assert opened[pid] >= 2  # the descriptor and the copy that mmap has made of it
+            assert users.open_counts([dev])[stat.st_ino] == 3
     assert stat.st_ino not in users.open_counts([dev])
 
 
