@@ -17,11 +17,14 @@ from typing import Final
 
 from guestmemfs_fuse.core.types import round_down, round_up
 from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.linux.collapse import Patience, collapse
 
 log = logging.getLogger(__name__)
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _PIECE_BYTES: Final = 2 << 20
+_PATIENCE_S: Final = 0.016
+"""For pages that others have just now (1, 2, 4, 8 ms): it is the event loop that waits, so everybody does."""
 
 
 def clear(fd: int, old_size_bytes: int, new_size_bytes: int, block_bytes: int) -> None:
@@ -82,9 +85,10 @@ def _zero(fd: int, start: int, end: int) -> None:
 
 def _collapse(fd: int, start: int, end: int) -> None:
     """One huge page again, for each 2M of the block. Only where there is data: see linux/collapse."""
+    patience = Patience(_PATIENCE_S)
     with memory.Mapping(fd, end - start, offset_bytes=start) as mapping:
         for at in range(0, end - start, _PIECE_BYTES):
             try:
-                mapping.advise(memory.MADV_COLLAPSE, at, _PIECE_BYTES)
+                collapse(mapping, at, _PIECE_BYTES, patience)
             except OSError as error:
                 log.debug("not collapsed: %s", error)

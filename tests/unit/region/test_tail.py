@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guestmemfs_fuse.linux import memory
+from guestmemfs_fuse.linux import collapse, memory
 from guestmemfs_fuse.region import tail
 
 BLOCK = 2 << 20
@@ -93,3 +93,22 @@ def test_a_cut_at_a_block_changes_nothing(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
     tail.mend(fd, size, BLOCK)
     assert os.fstat(fd).st_blocks * 512 == size
+
+
+@pytest.mark.parametrize("busy,waits_s", [(2, 0.003), (20, 0.015)])
+def test_a_block_is_collapsed_once_somebody_lets_go_of_its_page(
+    fd: int, monkeypatch: pytest.MonkeyPatch, busy: int, waits_s: float
+) -> None:
+    advise, slept, answers = memory.Mapping.advise, list[float](), [errno.EAGAIN] * busy
+
+    def advised(mapping: memory.Mapping, advice: int, *part: int) -> None:
+        if advice == memory.MADV_COLLAPSE and answers:
+            raise OSError(answers.pop(), "")
+        advise(mapping, advice, *part)
+
+    monkeypatch.setattr(memory.Mapping, "advise", advised)
+    monkeypatch.setattr(collapse.Patience.__init__, "__defaults__", (collapse.PATIENCE_S, slept.append))
+    os.ftruncate(fd, BLOCK + PAGE)
+    tail.mend(fd, BLOCK + PAGE, BLOCK)
+    assert sum(slept) == pytest.approx(waits_s)
+    assert os.fstat(fd).st_blocks * 512 == 2 * BLOCK
