@@ -7,7 +7,8 @@ that mapping is zeroed away by the next fault of anybody else. So only blocks th
 EAGAIN is not the last word: somebody has one of the small pages at this moment (a compaction that was
 preempted with it, say) and lets go of it within milliseconds. So `collapse` asks again.
 
-Called after a file came back in small pages (live update) and by region/huge_policy, in a thread.
+Called after a file came back in small pages (live update) and by region/huge_policy, in a thread, and by
+region/tail.
 """
 
 from __future__ import annotations

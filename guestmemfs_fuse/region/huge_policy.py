@@ -24,12 +24,14 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from guestmemfs_fuse.core.errors import InterruptedFsError, RegionFullError
 from guestmemfs_fuse.linux import coverage, hwpoison, memory
-from guestmemfs_fuse.linux.collapse import Patience, collapse
 from guestmemfs_fuse.region.base import Stop
+
+if TYPE_CHECKING:
+    from guestmemfs_fuse.linux.collapse import Patience
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class HugePolicy:
             after = read_counters()
             if after.proves(before, len(blocks)):
                 return after
+        from guestmemfs_fuse.linux.collapse import Patience
+
         file_end = os.fstat(fd).st_size
         patience = Patience()
         small = [at for at in blocks if at < file_end and not self._mend(fd, at, file_end, patience)]
@@ -147,6 +151,8 @@ class HugePolicy:
 
     def _mend(self, fd: int, at: int, file_end: int, patience: Patience) -> bool:
         """Before the file's end: whether the block is huge by now, or nobody can say."""
+        from guestmemfs_fuse.linux.collapse import collapse
+
         has_file_end = at + HUGE_BYTES > file_end
         touchable = min(HUGE_BYTES, -(-file_end // _PAGE_BYTES) * _PAGE_BYTES - at)
         protection = memory.PROT_READ | memory.PROT_WRITE

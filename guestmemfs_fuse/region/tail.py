@@ -17,7 +17,6 @@ from typing import Final
 
 from guestmemfs_fuse.core.types import round_down, round_up
 from guestmemfs_fuse.linux import memory
-from guestmemfs_fuse.linux.collapse import Patience, collapse
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +84,8 @@ def _zero(fd: int, start: int, end: int) -> None:
 
 def _collapse(fd: int, start: int, end: int) -> None:
     """One huge page again, for each 2M of the block. Only where there is data: see linux/collapse."""
+    from guestmemfs_fuse.linux.collapse import Patience, collapse
+
     patience = Patience(_PATIENCE_S)
     with memory.Mapping(fd, end - start, offset_bytes=start) as mapping:
         for at in range(0, end - start, _PIECE_BYTES):
