@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ class Guestmemfs:
     def run_dir(self) -> Path:
         """Where its instances live."""
         return self.directory / "run"
+
+    def tampered(self, code: str) -> Guestmemfs:
+        """The same command line, but every Python it starts runs this code first, daemons included."""
+        modules = self.directory / "modules"
+        modules.mkdir()
+        (modules / "sitecustomize.py").write_text(code)
+        return replace(self, environment={**self.environment, "PYTHONPATH": str(modules)})
 
     def run(
         self, *arguments: object, check: bool = True, timeout_s: float = TIMEOUT_S

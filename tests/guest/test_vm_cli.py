@@ -163,14 +163,11 @@ if "save" in sys.orig_argv:
 
 
 def test_a_save_that_is_terminated_leaves_the_guest_running_and_unmarked(
-    host: Instance, guest: Guest, private_dir: Path, monkeypatch: pytest.MonkeyPatch
+    host: Instance, guest: Guest, private_dir: Path
 ) -> None:
-    modules, reached, state = private_dir / "modules", private_dir / "reached", private_dir / "state"
-    modules.mkdir()
-    (modules / "sitecustomize.py").write_text(STANDS_STILL.format(reached=str(reached)))
-    with monkeypatch.context() as context:
-        context.setenv("PYTHONPATH", str(modules))
-        saving = host.cli.start("vm", "save", "--qmp", guest.qmp_path, "--state", state)
+    reached, state = private_dir / "reached", private_dir / "state"
+    held = host.cli.tampered(STANDS_STILL.format(reached=str(reached)))
+    saving = held.start("vm", "save", "--qmp", guest.qmp_path, "--state", state)
     assert wait_until(lambda: reached.exists() or saving.poll() is not None, SOON_S)
     assert saving.poll() is None, saving.communicate()
     assert open_errno(guest.memory_path) == errno.EBUSY

@@ -101,34 +101,24 @@ def test_reserve_adds_what_is_missing_and_destroy_takes_exactly_that_out(
     assert pool_pages() == quiet_pool
 
 
-def test_a_mount_that_fails_gives_the_pages_back_at_once(
-    guestmemfs: Guestmemfs, quiet_pool: int, private_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mount_that_fails_gives_the_pages_back_at_once(guestmemfs: Guestmemfs, quiet_pool: int) -> None:
     """The daemon fails after it has made its region."""
-    modules = private_dir / "modules"
-    modules.mkdir()
-    (modules / "sitecustomize.py").write_text(
+    broken = guestmemfs.tampered(
         "import sys\n"
         "if 'guestmemfs_fuse.daemon' in sys.orig_argv:\n"
         "    from guestmemfs_fuse.fuse import connection\n"
         "    connection.connect = lambda *_: sys.exit('broken on purpose')\n"
     )
-    with monkeypatch.context() as context:
-        context.setenv("PYTHONPATH", str(modules))
-        done = guestmemfs.run(*mount_args(guestmemfs, "--reserve"), check=False)
+    done = broken.run(*mount_args(guestmemfs, "--reserve"), check=False)
     assert done.returncode == DAEMON
     assert "broken on purpose" in done.stderr
     assert pool_pages() == quiet_pool
     assert not (guestmemfs.run_dir / "huge").exists()
 
 
-def test_destroy_gives_back_what_a_killed_mount_had_taken(
-    guestmemfs: Guestmemfs, quiet_pool: int, private_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_destroy_gives_back_what_a_killed_mount_had_taken(guestmemfs: Guestmemfs, quiet_pool: int) -> None:
     """Killed at the moment the pool has grown, or while it grows; that it has is not written down by then."""
-    modules = private_dir / "modules"
-    modules.mkdir()
-    (modules / "sitecustomize.py").write_text(
+    held = guestmemfs.tampered(
         "import sys, time\n"
         "if 'mount' in sys.orig_argv:\n"
         "    from guestmemfs_fuse.linux import hugepages\n"
@@ -136,9 +126,7 @@ def test_destroy_gives_back_what_a_killed_mount_had_taken(
         "    hugepages.set_pool = lambda *args: (set_pool(*args), time.sleep(1000))\n"
     )
     pages = available_pages() + PAGES  # more than there are, so that it has to grow
-    with monkeypatch.context() as context:
-        context.setenv("PYTHONPATH", str(modules))
-        child = guestmemfs.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
+    child = held.start(*mount_args(guestmemfs, "--reserve", size=f"{pages * 2}M"))
     assert wait_until(lambda: pool_pages() > quiet_pool or child.poll() is not None, 30)
     assert child.poll() is None, child.communicate()
     os.kill(child.pid, signal.SIGKILL)
