@@ -110,7 +110,8 @@ def vmas(devs: Iterable[Dev]) -> Iterator[tuple[int, list[Vma]]]:
     """Every process that maps files of these superblocks, by pid, with its mappings of them."""
     wanted = tuple(devs)
     for pid in pids():
-        found = parse_maps(_read(f"/proc/{pid}/maps") or _maps_of_threads(pid), wanted)
+        raw = next(filter(None, (_read(f"{place}/maps") for place in _shown(pid))), b"")
+        found = parse_maps(raw, wanted)
         if found:
             yield pid, found
 
@@ -170,14 +171,9 @@ def _open_files(devs: Iterable[Dev]) -> Iterator[tuple[int, int]]:
     if not mount_ids:
         return
     for pid in pids():
-        directory = f"/proc/{pid}/fdinfo"
-        fds = _names_in(directory)
-        for thread in () if fds else _threads(pid):
-            directory = f"/proc/{pid}/task/{thread}/fdinfo"
-            if fds := _names_in(directory):
-                break
-        for fd in fds:
-            ino = parse_fdinfo(_read(f"{directory}/{fd}"), mount_ids)
+        opened = ([f"{place}/fdinfo/{fd}" for fd in _names_in(f"{place}/fdinfo")] for place in _shown(pid))
+        for path in next(filter(None, opened), []):
+            ino = parse_fdinfo(_read(path), mount_ids)
             if ino is not None:
                 yield pid, ino
 
@@ -199,17 +195,12 @@ def pids() -> list[int]:
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _maps_of_threads(pid: int) -> bytes:
-    """What a process maps whose first thread has ended: that shows nothing, and the others still store."""
-    for thread in _threads(pid):
-        if maps := _read(f"/proc/{pid}/task/{thread}/maps"):
-            return maps
-    return b""
-
-
-def _threads(pid: int) -> list[str]:
-    """Its threads but the first, which is what /proc/PID shows itself."""
-    return [name for name in _names_in(f"/proc/{pid}/task") if name != str(pid)]
+def _shown(pid: int) -> Iterator[str]:
+    """Where /proc shows a process. Once its first thread has ended, only at the others, which still store."""
+    yield f"/proc/{pid}"
+    for thread in _names_in(f"/proc/{pid}/task"):
+        if thread != str(pid):
+            yield f"/proc/{pid}/task/{thread}"
 
 
 def _names_in(directory: str) -> list[str]:
